@@ -1,0 +1,22 @@
+"""BART in JAX and Equinox: weights of Hugging Face's Flax models in, the same numbers out."""
+
+from jaxtyping import install_import_hook as _install_import_hook
+
+
+# Every signature below is checked as it is called (under `jax.jit`, as it is traced): a wrong shape is an error that
+# names the axes. An int is taken where a float is asked for. `JAXTYPING_DISABLE=1` turns the checks off.
+with _install_import_hook("bart_eqx", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"):
+    from .config import BartConfig as BartConfig
+    from .generation.generate import GenerationResult as GenerationResult, generate as generate
+    from .generation_config import GenerationConfig as GenerationConfig
+    from .model.attention import AbstractAttention as AbstractAttention, BartAttention as BartAttention
+    from .model.bart import BartModel as BartModel
+    from .model.cache import DecoderCache as DecoderCache, KVCache as KVCache
+    from .model.causal_lm import BartForCausalLM as BartForCausalLM
+    from .model.conditional_generation import BartForConditionalGeneration as BartForConditionalGeneration
+    from .model.masks import shift_tokens_right as shift_tokens_right
+    from .model.question_answering import BartForQuestionAnswering as BartForQuestionAnswering
+    from .model.sequence_classification import BartForSequenceClassification as BartForSequenceClassification
+
+
+__version__ = "0.1.0"

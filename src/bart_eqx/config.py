@@ -1,0 +1,213 @@
+"""`BartConfig`: what a BART is, in Hugging Face's names, checked before anything is allocated."""
+
+import dataclasses
+import math
+from collections.abc import Collection, Mapping
+from types import NoneType
+from typing import Any
+
+
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
+
+# Fields that a BART's config.json may hold, that do not change what the network computes, and that are dropped.
+_HARMLESS = frozenset(
+    # bookkeeping
+    "_name_or_path _num_labels architectures attn_implementation _attn_implementation "
+    "_attn_implementation_autoset bos_token_ids dtype eos_token_ids finetuning_task gradient_checkpointing "
+    "label2id max_source_length max_target_length model_type output_past prefix problem_type replacing_rate "
+    "save_step student_decoder_layers student_encoder_layers task_specific_params tf_legacy_loss tokenizer_class "
+    "torch_dtype torchscript transformers_version use_bfloat16 use_cache "
+    # what a call returns, chosen here by the call's own arguments
+    "output_attentions output_hidden_states return_dict "
+    # superseded names that transformers itself no longer reads
+    "classif_dropout "
+    # other architectures' fields that PretrainedConfig writes for all
+    "cross_attention_hidden_size add_cross_attention is_decoder sep_token_id num_hidden_layers chunk_size_feed_forward "
+    # generation: `GenerationConfig` reads these
+    "bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size "
+    "exponential_decay_length_penalty force_bos_token_to_be_generated length_penalty max_length min_length "
+    "no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores remove_invalid_values "
+    "repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p".split()
+)
+
+# Fields that change the network, with the only values under which it is the one built here.
+_FIXED: Mapping[str, tuple[Any, ...]] = {
+    "add_bias_logits": (False,),
+    "add_final_layer_norm": (False,),
+    "extra_pos_embeddings": (2,),
+    "normalize_before": (False,),
+    "normalize_embedding": (True,),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "static_position_embeddings": (False,),
+    "tie_encoder_decoder": (False,),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class BartConfig:
+    """The shape and the settings of a BART, under the field names of `transformers.BartConfig`.
+
+    Frozen and hashable: it is a static part of every model. The defaults are those of `facebook/bart-large`.
+
+    Raises:
+        ValueError: if a size is not positive, a rate is outside `[0, 1)`, the heads do not divide `d_model`, a token id
+            is outside the vocabulary, or the activation is unknown. All faults are reported together.
+    """
+
+    vocab_size: int = 50265
+    max_position_embeddings: int = 1024
+    encoder_layers: int = 12
+    encoder_ffn_dim: int = 4096
+    encoder_attention_heads: int = 16
+    decoder_layers: int = 12
+    decoder_ffn_dim: int = 4096
+    decoder_attention_heads: int = 16
+    encoder_layerdrop: float = 0.0
+    decoder_layerdrop: float = 0.0
+    activation_function: str = "gelu"
+    d_model: int = 1024
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
+    init_std: float = 0.02
+    classifier_dropout: float = 0.0
+    scale_embedding: bool = False
+    num_labels: int = 3
+    id2label: tuple[str, ...] = ()
+    """The label of each class, by its index; `LABEL_0`, `LABEL_1`, ... if left empty."""
+    pad_token_id: int = 1
+    bos_token_id: int = 0
+    eos_token_id: int = 2
+    decoder_start_token_id: int = 2
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = 2
+    is_encoder_decoder: bool = True
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.id2label:
+            object.__setattr__(self, "id2label", tuple(f"LABEL_{i}" for i in range(self.num_labels)))
+        if faults := self._faults():
+            raise ValueError("This BartConfig cannot be built:\n" + "\n".join(f"- {fault}" for fault in faults))
+
+    def _faults(self) -> list[str]:
+        faults = []
+        for name in (
+            "vocab_size",
+            "max_position_embeddings",
+            "d_model",
+            "encoder_layers",
+            "encoder_ffn_dim",
+            "encoder_attention_heads",
+            "decoder_layers",
+            "decoder_ffn_dim",
+            "decoder_attention_heads",
+            "num_labels",
+        ):
+            if getattr(self, name) < 1:
+                faults.append(f"`{name}` must be at least 1. Got {getattr(self, name)}.")
+        for name in (
+            "dropout",
+            "attention_dropout",
+            "activation_dropout",
+            "classifier_dropout",
+            "encoder_layerdrop",
+            "decoder_layerdrop",
+        ):
+            if not 0 <= getattr(self, name) < 1:
+                faults.append(f"`{name}` must be in [0, 1). Got {getattr(self, name)}.")
+        if not (math.isfinite(self.init_std) and self.init_std >= 0):
+            faults.append(f"`init_std` must be a finite number, not negative. Got {self.init_std}.")
+        for name in ("encoder_attention_heads", "decoder_attention_heads"):
+            heads = getattr(self, name)
+            if heads >= 1 and self.d_model % heads:
+                faults.append(f"`d_model` must be divisible by `{name}`. Got d_model={self.d_model}, {name}={heads}.")
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
+            if not 0 <= getattr(self, name) < self.vocab_size:
+                faults.append(f"`{name}` must be in [0, vocab_size={self.vocab_size}). Got {getattr(self, name)}.")
+        for name in ("forced_bos_token_id", "forced_eos_token_id"):
+            token = getattr(self, name)
+            if token is not None and not 0 <= token < self.vocab_size:
+                faults.append(f"`{name}` must be None or in [0, vocab_size={self.vocab_size}). Got {token}.")
+        if self.activation_function not in ACTIVATIONS:
+            faults.append(
+                f"`activation_function` must be one of {', '.join(ACTIVATIONS)}. Got {self.activation_function!r}."
+            )
+        if len(self.id2label) != self.num_labels:
+            faults.append(f"`id2label` must name num_labels={self.num_labels} classes. Got {len(self.id2label)}.")
+        return faults
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], *, ignore: Collection[str] = ()) -> "BartConfig":
+        """Read the contents of a Hugging Face `config.json`, of any transformers version.
+
+        Fields known to change nothing are dropped. Fields that describe another network, and fields not known at all,
+        are refused, so that no checkpoint is ever read as something that it is not.
+
+        Args:
+            fields: The parsed file.
+            ignore: Names of unknown fields to drop all the same.
+
+        Raises:
+            ValueError: if the fields describe another model than BART, or hold a field that is not known.
+        """
+        fields = {name: value for name, value in fields.items() if name not in ignore}
+        model_type = fields.get("model_type", "bart")
+        if model_type != "bart":
+            raise ValueError(f'This is not a BART: config.json must say model_type="bart". Got {model_type!r}.')
+        for name, allowed in _FIXED.items():
+            if name in fields and fields[name] not in allowed:
+                raise ValueError(
+                    f"config.json asks for a variant of BART that is not implemented: `{name}` must be {allowed[0]!r}. "
+                    f"Got {fields[name]!r}."
+                )
+        own = {field.name: field for field in dataclasses.fields(cls)}
+        if unknown := sorted(fields.keys() - own.keys() - _HARMLESS - _FIXED.keys()):
+            raise ValueError(
+                f"config.json holds fields that are not known to BART: {', '.join(unknown)}. If they do not change what "
+                f"the network computes, pass BartConfig.from_dict(..., ignore={unknown})."
+            )
+
+        known = {name: value for name, value in fields.items() if name in own}
+        if (labels := known.get("id2label")) is not None:
+            known["id2label"] = _labels_in_order(labels)
+            known.setdefault("num_labels", len(known["id2label"]))
+        if known.get("forced_bos_token_id") is None and fields.get("force_bos_token_to_be_generated"):
+            known["forced_bos_token_id"] = known.get("bos_token_id", cls.bos_token_id)
+        for name, value in known.items():
+            _check_type(own[name], value)
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of a `config.json` that transformers and [`BartConfig.from_dict`][] read back."""
+        fields = dataclasses.asdict(self)
+        fields["id2label"] = {str(index): label for index, label in enumerate(self.id2label)}
+        fields["label2id"] = {label: index for index, label in enumerate(self.id2label)}
+        return {"model_type": "bart", **fields}
+
+
+def _labels_in_order(labels: Any) -> tuple[str, ...]:
+    if not isinstance(labels, Mapping):
+        raise ValueError(f"`id2label` must map 0, 1, ... to labels. Got {labels!r}.")
+    by_index = {str(index): label for index, label in labels.items()}
+    if by_index.keys() != {str(index) for index in range(len(by_index))}:
+        raise ValueError(f"`id2label` must name the classes 0 to {len(by_index) - 1}. Got {labels!r}.")
+    return tuple(str(by_index[str(index)]) for index in range(len(by_index)))
+
+
+def _check_type(field: dataclasses.Field[Any], value: Any) -> None:
+    """JSON says neither int from float nor a flag from the word for it; the network depends on both."""
+    allowed = _JSON_TYPES.get(field.type)
+    if allowed is not None and type(value) not in allowed:
+        expected = " or ".join("null" if kind is NoneType else kind.__name__ for kind in allowed)
+        raise ValueError(f"`{field.name}` must be {expected}. Got {value!r}.")
+
+
+_JSON_TYPES: Mapping[Any, tuple[type, ...]] = {
+    bool: (bool,),
+    float: (float, int),
+    int: (int,),
+    int | None: (int, NoneType),
+    str: (str,),
+}

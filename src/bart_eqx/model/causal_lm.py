@@ -1,0 +1,173 @@
+"""`BartForCausalLM`: the decoder alone, as a language model, or as the writing half of another encoder."""
+
+from typing import overload
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jax.typing import DTypeLike
+from jaxtyping import Float, Integer, PRNGKeyArray
+
+from ..config import BartConfig
+from ..generation_config import GenerationConfig
+from ..typing import Array, HostArray, Mask
+from .cache import DecoderCache
+from .checks import check_token_ids
+from .decoder import BartDecoder
+from .layers import Embedding, Linear, project
+from .masks import as_boolean
+from .outputs import CausalLMOutputWithCrossAttentions
+
+
+class BartDecoderWrapper(eqx.Module):
+    """Holds the decoder under the name that it has in a checkpoint, `model.decoder`."""
+
+    decoder: BartDecoder
+
+
+class BartForCausalLM(eqx.Module):
+    """A BART decoder with a language-modelling head.
+
+    Its layers keep their cross attention, which is used if `encoder_hidden_states` are given and passed over otherwise.
+    """
+
+    model: BartDecoderWrapper
+    lm_head: Linear | None
+    """`None` where the head is tied: it then reads `model.decoder.embed_tokens`, the one copy of the embedding."""
+    config: BartConfig = eqx.field(static=True)
+    generation_config: GenerationConfig = eqx.field(static=True)
+
+    def __init__(
+        self,
+        config: BartConfig,
+        *,
+        generation_config: GenerationConfig | None = None,
+        dtype: DTypeLike = jnp.float32,
+        key: PRNGKeyArray,
+    ):
+        """Random weights, of `dtype`, from `key`. By default `generation_config` has the token ids of `config`."""
+        embed_key, decoder_key, head_key = jr.split(key, 3)
+        size = dict(init_std=config.init_std, dtype=dtype)
+        embed_tokens = Embedding(config.vocab_size, config.d_model, **size, key=embed_key)
+        self.model = BartDecoderWrapper(BartDecoder(config, embed_tokens=embed_tokens, dtype=dtype, key=decoder_key))
+        self.lm_head = None
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(config.d_model, config.vocab_size, use_bias=False, **size, key=head_key)
+        self.config = config
+        self.generation_config = generation_config or GenerationConfig.from_model_config(config)
+
+    @property
+    def embed_tokens(self) -> Embedding:
+        assert self.model.decoder.embed_tokens is not None
+        return self.model.decoder.embed_tokens
+
+    def lm_logits(self, states: Float[Array, "*batch tgt dim"]) -> Float[Array, "*batch tgt vocab"]:
+        """The head: a score for every token of the vocabulary, from the last hidden states."""
+        return project(states, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(states)
+
+    def init_cache(
+        self,
+        batch_size: int | None,
+        *,
+        max_length: int,
+        encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
+        encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
+    ) -> DecoderCache:
+        """An empty cache with room for `max_length` tokens in each of `batch_size` rows; `None` for one sequence.
+
+        Raises:
+            ValueError: if `max_length` is more than `config.max_position_embeddings`.
+        """
+        batch = () if batch_size is None else (batch_size,)
+        mask = None if encoder_attention_mask is None else as_boolean(encoder_attention_mask)
+        return self.model.decoder.init_cache(batch, max_length, encoder_hidden_states, mask)
+
+    @overload
+    def __call__(
+        self,
+        input_ids: Integer[HostArray, "*batch new"],
+        attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        position_ids: Integer[HostArray, "*#batch new"] | None = None,
+        *,
+        cache: DecoderCache,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[CausalLMOutputWithCrossAttentions, DecoderCache]: ...
+
+    @overload
+    def __call__(
+        self,
+        input_ids: Integer[HostArray, "*batch new"],
+        attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        position_ids: Integer[HostArray, "*#batch new"] | None = None,
+        encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
+        encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
+        *,
+        cache: None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> CausalLMOutputWithCrossAttentions: ...
+
+    def __call__(
+        self,
+        input_ids: Integer[HostArray, "*batch new"],
+        attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        position_ids: Integer[HostArray, "*#batch new"] | None = None,
+        encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
+        encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
+        *,
+        cache: DecoderCache | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> CausalLMOutputWithCrossAttentions | tuple[CausalLMOutputWithCrossAttentions, DecoderCache]:
+        """Score the next token after each of `input_ids`.
+
+        Args:
+            input_ids: With a cache, the tokens after those that it holds: a step, a chunk, or a prefix.
+            attention_mask: Zero, or False, at padding: of these tokens, or of every slot of the cache.
+            position_ids: By default a token's position is its slot, also where tokens are masked.
+            encoder_hidden_states: What cross attention reads; without a cache, which has its own.
+            encoder_attention_mask: Zero, or False, where it must not.
+            cache: From `init_cache`, or from the last call. It is not changed; the extended one is returned.
+            output_attentions: Return the attention weights of every layer.
+            output_hidden_states: Return the embedded input and the output of every layer.
+            key: For dropout and LayerDrop, in training mode.
+
+        Returns:
+            The output, with `logits` `[*batch, new, vocab]`, and with a cache also the cache after these tokens.
+
+        Raises:
+            ValueError: if encoder states come beside a cache, or a mask without states; if the tokens do not fit in the
+                cache, or an id is outside its table. What is traced cannot be looked at, and becomes NaN instead.
+        """
+        input_ids = check_token_ids("input_ids", input_ids, self.config.vocab_size)
+        if cache is not None and not (encoder_hidden_states is None and encoder_attention_mask is None):
+            raise ValueError("A cache knows its source: give `encoder_hidden_states` to `init_cache`, not beside `cache`.")
+        if encoder_attention_mask is not None and encoder_hidden_states is None:
+            raise ValueError("`encoder_attention_mask` speaks of `encoder_hidden_states`, and these were not given.")
+        *batch, new = input_ids.shape
+        decoder = self.model.decoder
+        if cache is None:
+            mask = None if encoder_attention_mask is None else as_boolean(encoder_attention_mask)
+            source = decoder.init_cache(tuple(batch), new, encoder_hidden_states, mask)
+        else:
+            source = cache
+        decoded, extended = decoder(
+            self.embed_tokens(input_ids),
+            source,
+            None if attention_mask is None else as_boolean(attention_mask),
+            position_ids,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            key=key,
+        )
+        output = CausalLMOutputWithCrossAttentions(
+            logits=self.lm_logits(decoded.last_hidden_state),
+            hidden_states=decoded.hidden_states,
+            attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+        )
+        return output if cache is None else (output, extended)

@@ -1,0 +1,151 @@
+"""`BartForConditionalGeneration`: a BART that writes."""
+
+from typing import overload
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.typing import DTypeLike
+from jaxtyping import Float, Integer, PRNGKeyArray
+
+from ..config import BartConfig
+from ..generation_config import GenerationConfig
+from ..typing import Array, HostArray, Mask
+from .bart import BartModel
+from .cache import DecoderCache
+from .head import AbstractBartHead
+from .layers import Linear, project
+from .outputs import (
+    BaseModelOutput,
+    CausalLMOutputWithCrossAttentions,
+    Seq2SeqLMOutput,
+)
+
+
+class BartForConditionalGeneration(AbstractBartHead):
+    """BART with a language-modelling head: summaries, translations, infilling; see `bart_eqx.generate`."""
+
+    model: BartModel
+    lm_head: Linear | None
+    """`None` where the head is tied: it then reads `model.shared`, the one copy of the embedding."""
+    final_logits_bias: Float[Array, "1 vocab"]
+    """Never trained, as in the reference: it stands behind a `stop_gradient`."""
+    generation_config: GenerationConfig = eqx.field(static=True)
+
+    def __init__(
+        self,
+        config: BartConfig,
+        *,
+        generation_config: GenerationConfig | None = None,
+        dtype: DTypeLike = jnp.float32,
+        key: PRNGKeyArray,
+    ):
+        """Random weights, of `dtype`, from `key`. By default `generation_config` has the token ids of `config`."""
+        model_key, head_key = jr.split(key)
+        self.model = BartModel(config, dtype=dtype, key=model_key)
+        self.lm_head = None
+        if not config.tie_word_embeddings:
+            self.lm_head = Linear(
+                config.d_model,
+                config.vocab_size,
+                use_bias=False,
+                init_std=config.init_std,
+                dtype=dtype,
+                key=head_key,
+            )
+        self.final_logits_bias = jnp.zeros((1, config.vocab_size), dtype)
+        self.generation_config = generation_config or GenerationConfig.from_model_config(config)
+
+    def lm_logits(self, states: Float[Array, "*batch tgt dim"]) -> Float[Array, "*batch tgt vocab"]:
+        """The head: a score for every token of the vocabulary, from the decoder's last hidden states."""
+        logits = project(states, self.model.shared.weight) if self.lm_head is None else self.lm_head(states)
+        return logits + jax.lax.stop_gradient(self.final_logits_bias[0])
+
+    @overload
+    def decode(
+        self,
+        decoder_input_ids: Integer[HostArray, "*batch new"],
+        cache: DecoderCache,
+        *,
+        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        decoder_position_ids: Integer[HostArray, "*#batch new"] | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[CausalLMOutputWithCrossAttentions, DecoderCache]: ...
+
+    @overload
+    def decode(
+        self,
+        decoder_input_ids: Integer[HostArray, "*batch new"],
+        cache: None = None,
+        *,
+        encoder_outputs: BaseModelOutput,
+        encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
+        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        decoder_position_ids: Integer[HostArray, "*#batch new"] | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> CausalLMOutputWithCrossAttentions: ...
+
+    def decode(
+        self,
+        decoder_input_ids: Integer[HostArray, "*batch new"],
+        cache: DecoderCache | None = None,
+        *,
+        encoder_outputs: BaseModelOutput | None = None,
+        encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
+        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        decoder_position_ids: Integer[HostArray, "*#batch new"] | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> CausalLMOutputWithCrossAttentions | tuple[CausalLMOutputWithCrossAttentions, DecoderCache]:
+        """As [`BartModel.decode`][bart_eqx.BartModel.decode], with `logits` `[*batch, new, vocab]` for states."""
+        decoded, extended = self.model._decode(
+            decoder_input_ids,
+            cache,
+            encoder_outputs,
+            encoder_attention_mask,
+            decoder_attention_mask,
+            decoder_position_ids,
+            output_attentions,
+            output_hidden_states,
+            key,
+        )
+        output = CausalLMOutputWithCrossAttentions(
+            logits=self.lm_logits(decoded.last_hidden_state),
+            hidden_states=decoded.hidden_states,
+            attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+        )
+        return output if cache is None else (output, extended)
+
+    def __call__(
+        self,
+        input_ids: Integer[HostArray, "*batch src"],
+        attention_mask: Mask[HostArray, "*batch src"] | None = None,
+        decoder_input_ids: Integer[HostArray, "*batch tgt"] | None = None,
+        decoder_attention_mask: Mask[HostArray, "*batch tgt"] | None = None,
+        position_ids: Integer[HostArray, "*#batch src"] | None = None,
+        decoder_position_ids: Integer[HostArray, "*#batch tgt"] | None = None,
+        *,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> Seq2SeqLMOutput:
+        """As [`BartModel.__call__`][bart_eqx.BartModel.__call__], with `logits` `[*batch, tgt, vocab]`."""
+        out = self.model(
+            input_ids,
+            attention_mask,
+            decoder_input_ids,
+            decoder_attention_mask,
+            position_ids,
+            decoder_position_ids,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            key=key,
+        )
+        return Seq2SeqLMOutput(logits=self.lm_logits(out.last_hidden_state), **out.states())

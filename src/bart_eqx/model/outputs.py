@@ -1,0 +1,75 @@
+"""What the models return, under the field names of transformers. A field that was not asked for is `None`."""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Float
+
+from ..typing import Array
+
+
+class BaseModelOutput(eqx.Module):
+    """Of an encoder."""
+
+    last_hidden_state: Float[Array, "*batch src dim"]
+    hidden_states: tuple[Float[Array, "*batch src dim"], ...] | None = None
+    """The embedded input, then the output of every layer: one more than there are layers."""
+    attentions: tuple[Float[Array, "*batch heads src src"] | None, ...] | None = None
+
+
+class BaseModelOutputWithCrossAttentions(eqx.Module):
+    """Of a decoder. With a cache, `new` are the tokens of this call, and `kv` the slots of the cache."""
+
+    last_hidden_state: Float[Array, "*batch new dim"]
+    hidden_states: tuple[Float[Array, "*batch new dim"], ...] | None = None
+    attentions: tuple[Float[Array, "*batch heads new kv"] | None, ...] | None = None
+    cross_attentions: tuple[Float[Array, "*batch heads new src"] | None, ...] | None = None
+
+
+class CausalLMOutputWithCrossAttentions(eqx.Module):
+    """Of a decoder with a language-modelling head."""
+
+    logits: Float[Array, "*batch new vocab"]
+    hidden_states: tuple[Float[Array, "*batch new dim"], ...] | None = None
+    attentions: tuple[Float[Array, "*batch heads new kv"] | None, ...] | None = None
+    cross_attentions: tuple[Float[Array, "*batch heads new src"] | None, ...] | None = None
+
+
+class AbstractSeq2SeqOutput(eqx.Module):
+    """The states that every encoder-decoder returns beside its own result."""
+
+    decoder_hidden_states: tuple[Float[Array, "*batch tgt dim"], ...] | None
+    decoder_attentions: tuple[Float[Array, "*batch heads tgt tgt"] | None, ...] | None
+    cross_attentions: tuple[Float[Array, "*batch heads tgt src"] | None, ...] | None
+    encoder_last_hidden_state: Float[Array, "*batch src dim"]
+    encoder_hidden_states: tuple[Float[Array, "*batch src dim"], ...] | None
+    encoder_attentions: tuple[Float[Array, "*batch encoder_heads src src"] | None, ...] | None
+
+    def states(self) -> dict[str, Any]:
+        """These six by name, for the output of a head."""
+        return {name: getattr(self, name) for name in AbstractSeq2SeqOutput.__dataclass_fields__}
+
+
+class Seq2SeqModelOutput(AbstractSeq2SeqOutput):
+    """Of `BartModel`."""
+
+    last_hidden_state: Float[Array, "*batch tgt dim"]
+
+
+class Seq2SeqLMOutput(AbstractSeq2SeqOutput):
+    """Of `BartForConditionalGeneration`."""
+
+    logits: Float[Array, "*batch tgt vocab"]
+
+
+class Seq2SeqSequenceClassifierOutput(AbstractSeq2SeqOutput):
+    """Of `BartForSequenceClassification`."""
+
+    logits: Float[Array, "*batch labels"]
+
+
+class Seq2SeqQuestionAnsweringModelOutput(AbstractSeq2SeqOutput):
+    """Of `BartForQuestionAnswering`."""
+
+    start_logits: Float[Array, "*batch tgt"]
+    end_logits: Float[Array, "*batch tgt"]
