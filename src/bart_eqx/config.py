@@ -165,8 +165,8 @@ class BartConfig:
         own = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(fields.keys() - own.keys() - _HARMLESS - _FIXED.keys()):
             raise ValueError(
-                f"config.json holds fields that are not known to BART: {', '.join(unknown)}. If they do not change what "
-                f"the network computes, pass BartConfig.from_dict(..., ignore={unknown})."
+                f"config.json holds fields that are not known to BART: {', '.join(unknown)}. If they do not change "
+                f"what the network computes, pass BartConfig.from_dict(..., ignore={unknown})."
             )
 
         known = {name: value for name, value in fields.items() if name in own}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.random as jr
 import numpy as np
-from jaxtyping import AbstractDtype, PRNGKeyArray
+from jaxtyping import AbstractDtype, Bool, Integer, PRNGKeyArray
 
 
 Array = jax.Array
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 else:
 
     class Mask(AbstractDtype):
-        """Zero or False at padding: booleans, or integers as tokenizers give them. Not floats: those may be additive."""
+        """False or zero at padding: booleans, or integers as from tokenizers; not floats, which may be additive."""
 
-        dtypes = ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+        dtypes = (*Bool.dtypes, *Integer.dtypes)
 
 
 def split_or_none(key: PRNGKeyArray | None, num: int) -> list[PRNGKeyArray] | list[None]:

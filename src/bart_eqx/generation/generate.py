@@ -66,7 +66,8 @@ def generate(
             for which the model has no positions.
     """
     config = dataclasses.replace(generation_config or model.generation_config, **options)
-    if refused := [f"{name}={getattr(config, name)!r}" for name, off in _NOT_YET.items() if getattr(config, name) != off]:
+    asked = {name: getattr(config, name) for name in _NOT_YET}
+    if refused := [f"{name}={value!r}" for name, value in asked.items() if value != _NOT_YET[name]]:
         remedy = ", ".join(f"{name}={off!r}" for name, off in _NOT_YET.items())
         raise ValueError(
             f"Greedy search is the only one so far. Got {', '.join(refused)}, from the call or from the checkpoint's "

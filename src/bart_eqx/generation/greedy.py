@@ -63,9 +63,7 @@ def greedy_search(
         logits = force_tokens(output.logits[..., -1, :], state.length, max_length, config)
         token = jnp.where(state.finished, config.pad_token_id, jnp.argmax(logits, axis=-1).astype(jnp.int32))
         return GreedyState(
-            sequences=jax.lax.dynamic_update_slice_in_dim(
-                state.sequences, token[..., None], state.length, axis=-1
-            ),
+            sequences=jax.lax.dynamic_update_slice_in_dim(state.sequences, token[..., None], state.length, axis=-1),
             length=state.length + 1,
             finished=state.finished | (token == config.eos_token_id),
             cache=cache,

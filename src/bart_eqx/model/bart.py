@@ -79,7 +79,11 @@ class BartModel(eqx.Module):
         )
 
     def init_cache(
-        self, encoder_outputs: BaseModelOutput, encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None, *, max_length: int
+        self,
+        encoder_outputs: BaseModelOutput,
+        encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
+        *,
+        max_length: int,
     ) -> DecoderCache:
         """An empty cache with room for `max_length` target tokens, over a source that `encode` has read.
 

@@ -47,12 +47,20 @@ class BartForCausalLM(eqx.Module):
     ):
         """Random weights, of `dtype`, from `key`. By default `generation_config` has the token ids of `config`."""
         embed_key, decoder_key, head_key = jr.split(key, 3)
-        size = dict(init_std=config.init_std, dtype=dtype)
-        embed_tokens = Embedding(config.vocab_size, config.d_model, **size, key=embed_key)
+        embed_tokens = Embedding(
+            config.vocab_size, config.d_model, init_std=config.init_std, dtype=dtype, key=embed_key
+        )
         self.model = BartDecoderWrapper(BartDecoder(config, embed_tokens=embed_tokens, dtype=dtype, key=decoder_key))
         self.lm_head = None
         if not config.tie_word_embeddings:
-            self.lm_head = Linear(config.d_model, config.vocab_size, use_bias=False, **size, key=head_key)
+            self.lm_head = Linear(
+                config.d_model,
+                config.vocab_size,
+                use_bias=False,
+                init_std=config.init_std,
+                dtype=dtype,
+                key=head_key,
+            )
         self.config = config
         self.generation_config = generation_config or GenerationConfig.from_model_config(config)
 
@@ -145,7 +153,7 @@ class BartForCausalLM(eqx.Module):
         """
         input_ids = check_token_ids("input_ids", input_ids, self.config.vocab_size)
         if cache is not None and not (encoder_hidden_states is None and encoder_attention_mask is None):
-            raise ValueError("A cache knows its source: give `encoder_hidden_states` to `init_cache`, not beside `cache`.")
+            raise ValueError("A cache knows its source: give `encoder_hidden_states` to `init_cache`, not here.")
         if encoder_attention_mask is not None and encoder_hidden_states is None:
             raise ValueError("`encoder_attention_mask` speaks of `encoder_hidden_states`, and these were not given.")
         *batch, new = input_ids.shape

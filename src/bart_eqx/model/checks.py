@@ -8,8 +8,8 @@ the embedding makes NaN of such an id instead of the silent neighbour that JAX's
 import os
 
 import equinox as eqx
-import jax
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Integer
 
 from ..typing import HostArray
@@ -17,7 +17,7 @@ from ..typing import HostArray
 
 def is_known(values: object) -> bool:
     """Whether `values` can be looked at now: not inside a transformation, and not spread over other hosts."""
-    return not isinstance(values, jax.core.Tracer) and getattr(values, "is_fully_addressable", True)
+    return not isinstance(values, Tracer) and getattr(values, "is_fully_addressable", True)
 
 
 def check_range(

@@ -166,16 +166,14 @@ class BartDecoder(eqx.Module):
             )
         table = self.embed_positions.weight
         tokens = jax.ShapeDtypeStruct((*batch, max_length, table.shape[-1]), table.dtype)
+        # Asking the attention itself for the shapes serves one that shares keys between heads just as well.
+        shapes = [eqx.filter_eval_shape(layer.self_attn.project_kv, tokens) for layer in self.layers]
         cross_attn = None
         if encoder_hidden_states is not None:
             cross_attn = tuple(KVCache(*layer.encoder_attn.project_kv(encoder_hidden_states)) for layer in self.layers)
         return DecoderCache(
-            # Asking the attention itself for the shapes serves one that shares keys between heads just as well. Each
-            # buffer is an allocation of its own, so that the cache can be donated.
-            self_attn=tuple(
-                KVCache(*(jnp.zeros(x.shape, x.dtype) for x in eqx.filter_eval_shape(layer.self_attn.project_kv, tokens)))
-                for layer in self.layers
-            ),
+            # Each buffer is an allocation of its own, so that the cache can be donated.
+            self_attn=tuple(KVCache(jnp.zeros(k.shape, k.dtype), jnp.zeros(v.shape, v.dtype)) for k, v in shapes),
             cross_attn=cross_attn,
             attention_mask=jnp.ones((*batch, max_length), bool),
             encoder_attention_mask=encoder_attention_mask,

@@ -78,8 +78,8 @@ class BartForSequenceClassification(AbstractBartHead):
         """Where the last `</s>` is; past the end, hence NaN, where there is none."""
         if is_known(input_ids) and not (np.asarray(input_ids) == self.config.eos_token_id).any(axis=-1).all():
             raise ValueError(
-                f"Each of `input_ids` must contain `</s>`, eos_token_id={self.config.eos_token_id}: the text's class is "
-                "read there. The tokenizer adds it."
+                f"Each of `input_ids` must contain `</s>`, eos_token_id={self.config.eos_token_id}: the class is read "
+                "there. The tokenizer adds it."
             )
         length = input_ids.shape[-1]
         places = jnp.where(jnp.asarray(input_ids) == self.config.eos_token_id, jnp.arange(length), -1)
@@ -120,6 +120,4 @@ class BartForSequenceClassification(AbstractBartHead):
         )
         last = self._last_eos(input_ids)[..., None, None]
         state = jnp.take_along_axis(out.last_hidden_state, last, axis=-2, mode="fill", fill_value=jnp.nan)[..., 0, :]
-        return Seq2SeqSequenceClassifierOutput(
-            logits=self.classification_head(state, key=head_key), **out.states()
-        )
+        return Seq2SeqSequenceClassifierOutput(logits=self.classification_head(state, key=head_key), **out.states())

@@ -1,0 +1,35 @@
+"""Hugging Face's Flax models, with random weights, as the oracle. These tests need the environment of `make oracle`."""
+
+import functools
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+
+import bart_eqx
+from support import CONFIGS, flatten, randomised, unflatten
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.oracle)
+
+
+@functools.cache
+def hf_model(cls_name: str, config_name: str, dtype: Any = np.float32) -> Any:
+    """A `FlaxBart...`, computing in `dtype`, with the parameters that `support.randomised` gives it."""
+    fields = CONFIGS[config_name]
+    config = transformers.BartConfig(**fields)
+    kwargs = dict(num_labels=config.num_labels) if cls_name == "BartForSequenceClassification" else {}
+    cls = getattr(transformers, f"Flax{cls_name}")
+    model = cls(config, seed=0, dtype=dtype, _do_init=True, **kwargs)
+    shapes = {name: array.shape for name, array in flatten(model.params).items()}
+    model.params = unflatten(randomised(shapes, dtype))
+    return model
+
+
+def our_model(cls_name: str, config_name: str, dtype: Any = np.float32) -> Any:
+    reference = hf_model(cls_name, config_name, dtype)
+    config = bart_eqx.BartConfig.from_dict(reference.config.to_dict())
+    return bart_eqx.from_flax(reference.params, config, getattr(bart_eqx, cls_name))

@@ -1,0 +1,147 @@
+"""What several test files share: configurations that expose slips, inputs, and numbers to compare by."""
+
+import contextlib
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bart_eqx
+
+
+CLASSES = [
+    bart_eqx.BartModel,
+    bart_eqx.BartForConditionalGeneration,
+    bart_eqx.BartForSequenceClassification,
+    bart_eqx.BartForQuestionAnswering,
+    bart_eqx.BartForCausalLM,
+]
+
+_TINY = dict(
+    vocab_size=97,
+    max_position_embeddings=23,
+    d_model=30,
+    encoder_layers=1,
+    encoder_attention_heads=5,
+    encoder_ffn_dim=17,
+    decoder_layers=2,
+    decoder_attention_heads=3,
+    decoder_ffn_dim=13,
+    # Rates that must not matter: a loaded model is in inference mode.
+    dropout=0.1,
+    attention_dropout=0.2,
+    activation_dropout=0.3,
+    classifier_dropout=0.4,
+    encoder_layerdrop=0.0,
+    decoder_layerdrop=0.0,
+)
+
+# Each with what it catches.
+CONFIGS: dict[str, dict[str, Any]] = {
+    # encoder sizes used in the decoder, or the other way round
+    "unequal": _TINY,
+    # the scale forgotten on one side, or applied to the positions too
+    "scaled": _TINY | dict(scale_embedding=True, encoder_layers=2, decoder_layers=1),
+    # a head that reads the embedding although it has its own weights
+    "untied": _TINY | dict(tie_word_embeddings=False, num_labels=5),
+    # approximate where exact is meant, and each entry of the table
+    "gelu_new": _TINY | dict(activation_function="gelu_new", scale_embedding=True, tie_word_embeddings=False),
+    "relu": _TINY | dict(activation_function="relu", encoder_attention_heads=2, decoder_attention_heads=6),
+    "silu": _TINY | dict(activation_function="silu", d_model=22, encoder_attention_heads=11, decoder_attention_heads=1),
+    "swish": _TINY | dict(activation_function="swish", encoder_ffn_dim=31, decoder_ffn_dim=7),
+    "tanh": _TINY | dict(activation_function="tanh", encoder_layers=3, decoder_layers=3, num_labels=2),
+    # token ids at other places than BART's
+    "other_ids": _TINY | dict(pad_token_id=0, bos_token_id=5, eos_token_id=7, decoder_start_token_id=11),
+}
+
+
+def randomised(shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32, seed: int = 0) -> dict[str, np.ndarray]:
+    """Parameters by their Flax names, each from its name: the same wherever they are made.
+
+    Large enough that logits differ by units, with no bias zero and no norm one: a dropped bias must show.
+    """
+    params = {}
+    for name, shape in shapes.items():
+        draw = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape)
+        if name.endswith("scale"):
+            params[name] = 1 + 0.3 * draw
+        elif name.endswith("bias"):
+            params[name] = 0.3 * draw
+        elif name.endswith("embedding"):
+            params[name] = 0.7 * draw
+        else:
+            params[name] = 1.5 * draw / np.sqrt(shape[0])
+    return {name: np.asarray(value, dtype) for name, value in params.items()}
+
+
+def ragged_inputs(config: bart_eqx.BartConfig, src: int = 11, tgt: int = 7) -> dict[str, np.ndarray]:
+    """Three sources of unequal length, right-padded, with two `</s>` each, and targets with padding inside the batch."""
+    rng = np.random.default_rng(src + 100 * tgt)
+    ids = rng.integers(12, config.vocab_size, (3, src))
+    mask = np.ones((3, src), np.int32)
+    for row, length in enumerate((src, src - 3, src - 6)):
+        ids[row, length - 1] = ids[row, 2] = config.eos_token_id
+        ids[row, length:] = config.pad_token_id
+        mask[row, length:] = 0
+    targets = rng.integers(12, config.vocab_size, (3, tgt))
+    target_mask = np.ones((3, tgt), np.int32)
+    target_mask[1, -2:] = 0
+    return dict(
+        input_ids=ids.astype(np.int32),
+        attention_mask=mask,
+        decoder_input_ids=targets.astype(np.int32),
+        decoder_attention_mask=target_mask,
+    )
+
+
+def relative_error(ours: Any, reference: Any) -> float:
+    """The largest difference over the largest number."""
+    ours, reference = np.asarray(ours), np.asarray(reference)
+    assert ours.shape == reference.shape, (ours.shape, reference.shape)
+    assert np.isfinite(ours).all() and np.isfinite(reference).all()
+    return float(np.abs(ours - reference).max() / np.abs(reference).max())
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split(".")
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[leaf] = value
+    return tree
+
+
+def model_shapes(cls: Any, config: bart_eqx.BartConfig) -> dict[str, tuple[int, ...]]:
+    """The shapes of a class's parameters, by Flax names."""
+    model = cls(config, key=jax.random.key(0))
+    return {name: array.shape for name, array in flatten(bart_eqx.to_flax(model)).items()}
+
+
+def random_model(cls: Any, config: bart_eqx.BartConfig, dtype: Any = np.float32, seed: int = 0) -> Any:
+    params = randomised(model_shapes(cls, config), dtype, seed)
+    return bart_eqx.from_flax(unflatten(params), config, cls)
+
+
+@contextlib.contextmanager
+def precision(dtype: Any) -> Iterator[None]:
+    """64-bit mode where it is needed, and only there."""
+    if jnp.dtype(dtype) != np.float64:
+        yield
+    elif hasattr(jax, "enable_x64"):
+        with jax.enable_x64(True):
+            yield
+    else:
+        with jax.experimental.enable_x64():
+            yield
