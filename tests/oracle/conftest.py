@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
+from transformers.models.bart import modeling_flax_bart
+from transformers.models.bart.modeling_flax_bart import FlaxBartClassificationHead
 
 import bart_eqx
 from support import CONFIGS, flatten, randomised, unflatten
@@ -23,6 +25,8 @@ def hf_model(cls_name: str, config_name: str, dtype: Any = np.float32) -> Any:
     config = transformers.BartConfig(**fields)
     kwargs = dict(num_labels=config.num_labels) if cls_name == "BartForSequenceClassification" else {}
     cls = getattr(transformers, f"Flax{cls_name}")
+    # The reference's classification head ignores `dtype`; in float64 its rounding would hide ours.
+    modeling_flax_bart.FlaxBartClassificationHead = functools.partial(FlaxBartClassificationHead, dtype=dtype)
     model = cls(config, seed=0, dtype=dtype, _do_init=True, **kwargs)
     shapes = {name: array.shape for name, array in flatten(model.params).items()}
     model.params = unflatten(randomised(shapes, dtype))

@@ -1,0 +1,50 @@
+# Each target makes the environment that it needs. PYTHON chooses the interpreter.
+PYTHON ?= python3
+VENV := .venv
+ORACLE := .venv-oracle
+PIP_FLAGS := --quiet --disable-pip-version-check
+
+.PHONY: demo test oracle test-oracle references lint format types docs clean
+
+demo: $(VENV)/.ready  ## Convert the shipped Flax checkpoint and spell numbers: make demo NUMBERS="40217 7"
+	$(VENV)/bin/python -m bart_eqx.demo $(NUMBERS)
+
+test: $(VENV)/.ready  ## The tests, against stored references
+	$(VENV)/bin/python -m pytest -n auto -m "not oracle"
+
+test-oracle: $(ORACLE)/.ready  ## The live comparisons with Hugging Face's Flax
+	$(ORACLE)/bin/python -m pytest -n auto -m oracle tests/oracle
+
+references: $(ORACLE)/.ready  ## Make the stored references of the tests anew
+	$(ORACLE)/bin/python scripts/make_references.py
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+format: $(VENV)/.ready
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+types: $(VENV)/.ready
+	$(VENV)/bin/pyright
+
+docs: $(VENV)/.ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
+oracle: $(ORACLE)/.ready
+
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --upgrade pip
+	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --editable . --group dev
+	touch $@
+
+$(ORACLE)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/python -m pip install $(PIP_FLAGS) --upgrade pip
+	$(ORACLE)/bin/python -m pip install $(PIP_FLAGS) --editable . --group oracle
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(ORACLE) site
