@@ -1,0 +1,22 @@
+"""Fixtures shared by the tests: models are built once, and functions are compiled once."""
+
+import jax
+import pytest
+
+import bart_eqx
+from support import CONFIGS, random_model
+
+
+@pytest.fixture(scope="session")
+def config() -> bart_eqx.BartConfig:
+    return bart_eqx.BartConfig(**CONFIGS["unequal"])
+
+
+@pytest.fixture(scope="session")
+def model(config: bart_eqx.BartConfig) -> bart_eqx.BartForConditionalGeneration:
+    return random_model(bart_eqx.BartForConditionalGeneration, config)
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)

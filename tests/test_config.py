@@ -1,0 +1,146 @@
+"""`BartConfig`: what it reads, and what it refuses."""
+
+import dataclasses
+import json
+
+import pytest
+
+from bart_eqx import BartConfig, GenerationConfig
+from support import CONFIGS
+
+
+# `transformers.BartConfig().to_dict()` of version 4.57.6, abridged to the fields that are not BART's own, and the early
+# configuration of facebook/bart-large-cnn.
+FROM_4_57 = dict(
+    model_type="bart",
+    num_hidden_layers=12,
+    use_cache=True,
+    return_dict=True,
+    torchscript=False,
+    dtype=None,
+    pruned_heads={},
+    chunk_size_feed_forward=0,
+    is_decoder=False,
+    cross_attention_hidden_size=None,
+    tie_encoder_decoder=False,
+    architectures=None,
+    id2label={"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"},
+    label2id={"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2},
+    max_length=20,
+    num_beams=1,
+    transformers_version="4.57.6",
+)
+EARLY = dict(
+    _num_labels=3,
+    add_bias_logits=False,
+    add_final_layer_norm=False,
+    classif_dropout=0.0,
+    early_stopping=True,
+    extra_pos_embeddings=2,
+    force_bos_token_to_be_generated=True,
+    length_penalty=2.0,
+    max_length=142,
+    min_length=56,
+    model_type="bart",
+    no_repeat_ngram_size=3,
+    normalize_before=False,
+    normalize_embedding=True,
+    num_beams=4,
+    output_past=True,
+    prefix=" ",
+    static_position_embeddings=False,
+    task_specific_params={"summarization": {"num_beams": 4}},
+    vocab_size=50264,
+)
+
+
+@pytest.mark.parametrize("fields", CONFIGS.values(), ids=CONFIGS)
+def test_to_dict_and_back(fields: dict) -> None:
+    config = BartConfig(**fields)
+    assert BartConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert hash(config) == hash(BartConfig(**fields))
+
+
+def test_defaults_are_those_of_transformers() -> None:
+    assert BartConfig.from_dict(FROM_4_57) == BartConfig()
+
+
+def test_early_checkpoints() -> None:
+    config = BartConfig.from_dict(EARLY)
+    assert config.vocab_size == 50264 and config.forced_bos_token_id == 0
+    generation = GenerationConfig.from_legacy_dict(EARLY, config)
+    assert (generation.num_beams, generation.max_length, generation.min_length) == (4, 142, 56)
+    assert (generation.length_penalty, generation.no_repeat_ngram_size) == (2.0, 3)
+    assert generation.forced_bos_token_id == 0
+
+
+def test_labels() -> None:
+    config = BartConfig.from_dict(dict(id2label={"1": "neutral", "0": "contradiction", "2": "entailment"}))
+    assert config.id2label[2] == "entailment" and config.num_labels == 3
+    assert BartConfig(num_labels=2).id2label == ("LABEL_0", "LABEL_1")
+    with pytest.raises(ValueError, match="classes 0 to 1"):
+        BartConfig.from_dict(dict(id2label={"0": "no", "2": "yes"}))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(d_model=10, encoder_attention_heads=3), "`d_model` must be divisible by `encoder_attention_heads`"),
+        (dict(activation_function="mish"), "must be one of gelu, .* Got 'mish'"),
+        (dict(encoder_layers=0), "`encoder_layers` must be at least 1. Got 0"),
+        (dict(decoder_ffn_dim=-4), "`decoder_ffn_dim` must be at least 1"),
+        (dict(dropout=1.0), r"`dropout` must be in \[0, 1\)"),
+        (dict(encoder_layerdrop=float("nan")), "`encoder_layerdrop` must be in"),
+        (dict(pad_token_id=50265), r"`pad_token_id` must be in \[0, vocab_size=50265\)"),
+        (dict(init_std=float("inf")), "`init_std`"),
+        (dict(num_labels=2, id2label=("a", "b", "c")), "must name num_labels=2 classes"),
+    ],
+)
+def test_faults(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BartConfig(**fields)
+
+
+def test_all_faults_are_reported_together() -> None:
+    with pytest.raises(ValueError, match=r"(?s)vocab_size.*dropout.*activation_function"):
+        BartConfig(vocab_size=0, dropout=2.0, activation_function="none")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(model_type="mbart"), "Got 'mbart'"),
+        (dict(normalize_before=True), "`normalize_before` must be False. Got True"),
+        (dict(quantization_config={"bits": 4}), "`quantization_config` must be None"),
+        (dict(rope_theta=1e4), "not known to BART: rope_theta"),
+        (dict(vocab_size="50265"), "`vocab_size` must be int. Got '50265'"),
+        (dict(encoder_layers=True), "`encoder_layers` must be int. Got True"),
+        (dict(scale_embedding=1), "`scale_embedding` must be bool. Got 1"),
+        (dict(dropout="0.1"), "`dropout` must be float or int"),
+    ],
+)
+def test_from_dict_refuses(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BartConfig.from_dict(fields)
+
+
+def test_unknown_fields_may_be_ignored_by_name() -> None:
+    assert BartConfig.from_dict(dict(rope_theta=1e4), ignore=["rope_theta"]) == BartConfig()
+
+
+def test_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        BartConfig().d_model = 3  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_generation_config() -> None:
+    config = BartConfig(forced_bos_token_id=0)
+    read = GenerationConfig.from_dict(dict(max_length=142, num_beams=4, temperature=None, use_cache=True), config)
+    assert (read.max_length, read.num_beams, read.forced_bos_token_id, read.temperature) == (142, 4, 0, 1.0)
+    assert GenerationConfig.from_dict(read.to_dict(), BartConfig()) == read
+    with pytest.raises(ValueError, match="not known here: guidance_scale"):
+        GenerationConfig.from_dict(dict(guidance_scale=1.5), config)
+    with pytest.raises(ValueError, match="at least 2"):
+        GenerationConfig(max_length=1)
+    with pytest.raises(ValueError, match="at least 1"):
+        GenerationConfig(max_new_tokens=0)
