@@ -1,0 +1,105 @@
+"""Dropout of every kind, and LayerDrop: off in inference mode, from the key in training mode."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import bart_eqx
+from bart_eqx.model.layers import LayerDrop
+from support import CLASSES, CONFIGS, random_model
+
+
+IDS = np.array([[5, 6, 7, 8, 2], [9, 4, 6, 2, 1]])
+RATES = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop")
+OFF = dict.fromkeys((*RATES, "classifier_dropout"), 0.0)
+
+
+def configured(**rates: float) -> bart_eqx.BartConfig:
+    return bart_eqx.BartConfig(**(CONFIGS["unequal"] | OFF | rates))
+
+
+def first_output(model: Any, key: Any) -> jax.Array:
+    return jax.tree.leaves(eqx.filter_jit(model)(IDS, key=key))[-1]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_made_and_loaded_models_are_in_inference_mode(cls: Any) -> None:
+    config = configured(dropout=0.5, attention_dropout=0.5, encoder_layerdrop=0.5, decoder_layerdrop=0.5)
+    for model in (cls(config, key=jr.key(0)), random_model(cls, config)):
+        np.testing.assert_array_equal(first_output(model, jr.key(1)), first_output(model, None))
+
+
+@pytest.mark.parametrize("rate", [*RATES, "classifier_dropout"])
+def test_each_rate_is_applied(rate: str) -> None:
+    """Hugging Face's Flax never applies `attention_dropout`, and crashes on either LayerDrop."""
+    cls = bart_eqx.BartForSequenceClassification
+    model = random_model(cls, configured(**{rate: 0.5}))
+    training = eqx.nn.inference_mode(model, value=False)
+    one, same, other = (first_output(training, jr.key(seed)) for seed in (7, 7, 11))
+    np.testing.assert_array_equal(one, same)
+    assert jnp.isfinite(one).all()
+    assert (one != other).any() or (other != first_output(training, jr.key(3))).any()
+    with pytest.raises(RuntimeError, match="requires a key"):
+        training(IDS)
+    plain = random_model(cls, configured())
+    np.testing.assert_array_equal(first_output(model, None), first_output(plain, None))
+
+
+def test_no_rate_needs_no_key() -> None:
+    model = eqx.nn.inference_mode(random_model(bart_eqx.BartModel, configured()), value=False)
+    np.testing.assert_array_equal(first_output(model, None), first_output(model, jr.key(0)))
+
+
+def test_attention_dropout_drops_weights_and_keeps_their_sum() -> None:
+    """Of the weights that attention uses, the expected share is zero; those reported are before dropout."""
+    attention = bart_eqx.BartAttention(4, 1, dropout=0.25, init_std=1.0, key=jr.key(0))
+    attention = eqx.nn.inference_mode(attention, value=False)
+    # One value per key, all else one-hot: the output reads the dropped weights out.
+    identity = jnp.eye(4)
+    attention = eqx.tree_at(lambda a: (a.v_proj.weight, a.out_proj.weight), attention, (identity, identity))
+    keys, _ = attention.project_kv(jnp.zeros((4, 4)))
+    out, weights = attention.attend(jnp.zeros((20_000, 4)), keys, identity[None], None, key=jr.key(1))
+    np.testing.assert_allclose(weights, 0.25)
+    dropped = float(jnp.mean(out == 0))
+    assert dropped == pytest.approx(0.25, abs=0.01)  # 80,000 draws: a standard deviation of 0.0015
+    assert float(out.sum(-1).mean()) == pytest.approx(1, abs=0.01)
+
+
+def test_layerdrop_skips_at_its_rate() -> None:
+    drop = LayerDrop(0.3)
+    skipped = jax.vmap(lambda key: drop(jnp.ones((1,)), jnp.zeros((1,)), key=key))(jr.split(jr.key(0), 20_000))
+    assert float(1 - skipped.mean()) == pytest.approx(0.3, abs=0.015)  # a standard deviation of 0.0032
+    assert (eqx.nn.inference_mode(drop)(jnp.ones(1), jnp.zeros(1), key=None) == 1).all()
+
+
+def test_a_skipped_layer_passes_its_input() -> None:
+    """Every output of a training run is one of those of the models with some layers taken out."""
+    model = random_model(bart_eqx.BartModel, configured(decoder_layerdrop=0.5))
+    layers = model.decoder.layers
+    thinned = [(), layers[:1], layers[1:], layers]
+    outputs = []
+    for keep in thinned:
+        thin = eqx.tree_at(lambda m: m.decoder.layers, model, keep)
+        outputs.append(thin(IDS).last_hidden_state)
+    training = eqx.nn.inference_mode(model, value=False)
+    seen = set()
+    run = eqx.filter_jit(lambda key: training(IDS, key=key).last_hidden_state)
+    for seed in range(24):
+        out = run(jr.key(seed))
+        distances = [float(jnp.abs(out - wanted).max()) for wanted in outputs]
+        assert min(distances) < 1e-4 and sorted(distances)[1] > 1e-2
+        seen.add(int(np.argmin(distances)))
+    assert seen == {0, 1, 2, 3}  # all four: that one is missing after 24 draws has a chance of 0.4 %
+
+
+def test_gradients_pass_around_a_skipped_layer() -> None:
+    model = random_model(bart_eqx.BartModel, configured(encoder_layerdrop=0.999))
+    training = eqx.nn.inference_mode(model, value=False)
+    grads = eqx.filter_grad(lambda m: m.encode(IDS, key=jr.key(0)).last_hidden_state[0, 0, 0])(training)
+    assert jnp.abs(grads.shared.weight).max() > 0
+    assert not grads.encoder.layers[0].fc1.weight.any()

@@ -1,0 +1,122 @@
+"""Layers, masks and shifted targets, against NumPy."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Bool, Float, PRNGKeyArray
+
+import bart_eqx
+from bart_eqx.model.layers import ACTIVATION_FUNCTIONS, LayerNorm, Linear
+from bart_eqx.model.masks import causal_mask
+from bart_eqx.typing import Array
+from support import ragged_inputs, random_model, relative_error
+
+
+def test_linear(key: jax.Array) -> None:
+    linear = Linear(3, 5, init_std=1.0, key=key)
+    linear = eqx.tree_at(lambda linear: linear.bias, linear, jnp.arange(5.0))
+    x = np.random.default_rng(0).standard_normal((2, 7, 3)).astype(np.float32)
+    wanted = x @ np.asarray(linear.weight).T + np.arange(5)
+    np.testing.assert_allclose(linear(jnp.asarray(x)), wanted, rtol=0, atol=1e-6)
+    assert Linear(3, 5, use_bias=False, init_std=1.0, key=key).bias is None
+
+
+def test_layer_norm_of_a_large_mean() -> None:
+    """The variance as a mean of squares less a square of means would be lost in rounding here."""
+    x = np.random.default_rng(0).standard_normal((4, 64)) + 1000
+    wanted = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    assert np.abs(LayerNorm(64)(jnp.asarray(x, jnp.float32)) - wanted).max() < 1e-3  # 1000 has 6e-5 to the next float
+
+
+def test_activations() -> None:
+    x = np.linspace(-4, 4, 33)
+    sigmoid = 1 / (1 + np.exp(-x))
+    tanh_gelu = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    wanted = {
+        "gelu": [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x],
+        "gelu_new": tanh_gelu,
+        "gelu_pytorch_tanh": tanh_gelu,
+        "quick_gelu": x / (1 + np.exp(-1.702 * x)),
+        "relu": np.maximum(x, 0),
+        "silu": x * sigmoid,
+        "swish": x * sigmoid,
+        "tanh": np.tanh(x),
+    }
+    assert wanted.keys() == ACTIVATION_FUNCTIONS.keys()
+    for name, values in wanted.items():
+        # The two GELUs differ by 5e-4 at most, so this tells them apart.
+        np.testing.assert_allclose(ACTIVATION_FUNCTIONS[name](jnp.asarray(x)), values, rtol=0, atol=2e-6)
+
+
+def test_causal_mask() -> None:
+    mask = causal_mask(jnp.arange(2, 4), jnp.arange(5))
+    np.testing.assert_array_equal(mask, [[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]])
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_shift_tokens_right(jit: bool) -> None:
+    shift = jax.jit(bart_eqx.shift_tokens_right, static_argnums=(1, 2)) if jit else bart_eqx.shift_tokens_right
+    ids = np.array([[71, 82, 18, 33, 2, 1, 1], [68, 34, 26, -100, 58, 30, 82]])
+    wanted = [[2, 71, 82, 18, 33, 2, 1], [2, 68, 34, 26, 1, 58, 30]]
+    np.testing.assert_array_equal(shift(ids, 1, 2), wanted)
+    np.testing.assert_array_equal(shift(ids[0], 1, 2), wanted[0])
+    # Larger, with a leading axis added: the form that XLA's in-place shift gets wrong.
+    ids = np.random.default_rng(0).integers(0, 99, (8, 16))
+    wanted = np.concatenate([np.full((8, 1), 2), ids[:, :-1]], axis=1)
+    np.testing.assert_array_equal(shift(ids, 1, 2)[None], wanted[None])
+
+
+class OneKeyHead(bart_eqx.AbstractAttention):
+    """A researcher's attention: all query heads share one head of keys and values (arXiv:1911.02150)."""
+
+    inner: bart_eqx.BartAttention
+
+    def project_kv(
+        self, source: Float[Array, "*batch kv dim"]
+    ) -> tuple[Float[Array, "*batch 1 head_dim kv"], Float[Array, "*batch 1 kv head_dim"]]:
+        keys, values = self.inner.project_kv(source)
+        return keys[..., :1, :, :], values[..., :1, :, :]
+
+    def attend(
+        self,
+        x: Float[Array, "*batch q dim"],
+        keys: Float[Array, "*batch 1 head_dim kv"],
+        values: Float[Array, "*batch 1 kv head_dim"],
+        mask: Bool[Array, "*#batch #heads #q kv"] | None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"] | None]:
+        heads = self.inner.num_heads
+        spread = [jnp.repeat(x, heads, axis=-3) for x in (keys, values)]
+        out, _ = self.inner.attend(x, *spread, mask, key=key)
+        return out, None
+
+
+def test_attention_can_be_swapped(config: bart_eqx.BartConfig) -> None:
+    """Another attention in every place: the cache takes its shapes from it, and cached equals uncached."""
+    model = random_model(bart_eqx.BartForConditionalGeneration, config)
+
+    def attentions(model: Any) -> list[Any]:
+        decoder = model.model.decoder.layers
+        return [layer.self_attn for layer in decoder] + [layer.encoder_attn for layer in decoder]
+
+    swapped = eqx.tree_at(attentions, model, [OneKeyHead(attention) for attention in attentions(model)])
+    inputs = ragged_inputs(config)
+    whole = swapped(**inputs, output_attentions=True)
+    assert whole.cross_attentions == (None, None)
+    assert relative_error(whole.logits, model(**inputs).logits) > 0.1
+    mask = inputs["attention_mask"]
+    cache = swapped.init_cache(swapped.encode(inputs["input_ids"], mask), mask, max_length=9)
+    assert cache.self_attn[0].keys.shape == (3, 1, 10, 9)
+    first, cache = swapped.decode(
+        inputs["decoder_input_ids"][:, :4], cache, decoder_attention_mask=inputs["decoder_attention_mask"][:, :4]
+    )
+    last, cache = swapped.decode(
+        inputs["decoder_input_ids"][:, 4:], cache, decoder_attention_mask=inputs["decoder_attention_mask"][:, 4:]
+    )
+    assert relative_error(jnp.concatenate([first.logits, last.logits], axis=1), whole.logits) <= 5e-6
