@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 ORACLE := .venv-oracle
 PIP_FLAGS := --quiet --disable-pip-version-check
+# What one test worker has compiled serves the other, and the next run.
+CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
 .PHONY: demo test oracle test-oracle references lint format types docs clean
 
@@ -10,10 +13,10 @@ demo: $(VENV)/.ready  ## Convert the shipped Flax checkpoint and spell numbers: 
 	$(VENV)/bin/python -m bart_eqx.demo $(NUMBERS)
 
 test: $(VENV)/.ready  ## The tests, against stored references
-	$(VENV)/bin/python -m pytest -n auto -m "not oracle"
+	$(CACHE) $(VENV)/bin/python -m pytest -n auto -m "not oracle"
 
 test-oracle: $(ORACLE)/.ready  ## The live comparisons with Hugging Face's Flax
-	$(ORACLE)/bin/python -m pytest -n auto -m oracle tests/oracle
+	$(CACHE) $(ORACLE)/bin/python -m pytest -n auto -m oracle tests/oracle
 
 references: $(ORACLE)/.ready  ## Make the stored references of the tests anew
 	$(ORACLE)/bin/python scripts/make_references.py

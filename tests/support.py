@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +79,7 @@ def randomised(shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32, s
 
 
 def ragged_inputs(config: bart_eqx.BartConfig, src: int = 11, tgt: int = 7) -> dict[str, np.ndarray]:
-    """Three sources of unequal length, right-padded, with two `</s>` each, and targets with padding inside the batch."""
+    """Three sources of unequal length, right-padded, with two `</s>` each, and targets of which one is padded."""
     rng = np.random.default_rng(src + 100 * tgt)
     ids = rng.integers(12, config.vocab_size, (3, src))
     mask = np.ones((3, src), np.int32)
@@ -125,8 +126,9 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def model_shapes(cls: Any, config: bart_eqx.BartConfig) -> dict[str, tuple[int, ...]]:
     """The shapes of a class's parameters, by Flax names."""
-    model = cls(config, key=jax.random.key(0))
-    return {name: array.shape for name, array in flatten(bart_eqx.to_flax(model)).items()}
+    skeleton = eqx.filter_eval_shape(cls, config, key=jax.random.key(0))
+    shapes = jax.tree.map(lambda leaf: np.empty(leaf.shape, bool) if hasattr(leaf, "shape") else leaf, skeleton)
+    return {name: array.shape for name, array in flatten(bart_eqx.to_flax(shapes)).items()}
 
 
 def random_model(cls: Any, config: bart_eqx.BartConfig, dtype: Any = np.float32, seed: int = 0) -> Any:

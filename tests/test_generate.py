@@ -25,7 +25,9 @@ def written_out(model: Model, ids: Any, mask: Any, max_length: int, bos: int | N
         elif len(tokens) == max_length - 1 and eos is not None:
             tokens.append(eos)
         else:
-            tokens.append(int(jnp.argmax(full(model, ids, mask, np.array(tokens + [pad] * (15 - len(tokens))), len(tokens)))))
+            tokens.append(
+                int(jnp.argmax(full(model, ids, mask, np.array(tokens + [pad] * (15 - len(tokens))), len(tokens))))
+            )
         if tokens[-1] == end:
             break
     return tokens
@@ -45,7 +47,7 @@ def writer(request: pytest.FixtureRequest) -> Model:
     return eqx.tree_at(lambda m: m.final_logits_bias, model, bias)
 
 
-@pytest.mark.parametrize(("bos", "eos"), [(None, None), (13, None), (None, 7), (13, 7)])
+@pytest.mark.parametrize(("bos", "eos"), [(None, None), (13, 7)])
 def test_greedy(writer: Model, bos: int | None, eos: int | None) -> None:
     inputs = ragged_inputs(writer.config)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bart_eqx
-from support import CLASSES, CONFIGS, flatten, precision
+from support import CLASSES, flatten, precision
 
 from .conftest import hf_model, our_model
 from .test_forward import inputs_for

@@ -22,7 +22,7 @@ from ..model.sequence_classification import BartForSequenceClassification
 from .errors import CheckpointError
 from .files import WEIGHT_FILES, read_json, read_weights
 from .flax_msgpack import read_msgpack, write_msgpack
-from .names import to_flax_leaf
+from .names import to_flax_leaf, with_embedding_aliases
 from .pytree import Account, Model, fill, to_tensors
 from .safetensors_file import read_safetensors, write_safetensors
 from .source import find_folder
@@ -150,6 +150,8 @@ def save_pretrained(model: AnyBart, folder: str | Path, *, to: Literal["safetens
     tensors = to_tensors(model)
     if to == "flax":
         tensors = dict(to_flax_leaf(name, array) for name, array in tensors.items())
+    elif not model.config.tie_word_embeddings:
+        tensors = with_embedding_aliases(tensors)
     partial = target.with_name(f".{target.name}.partial")
     if to == "flax":
         write_msgpack(partial, tensors)

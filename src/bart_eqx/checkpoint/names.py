@@ -54,6 +54,20 @@ def canonical(name: str, *, tied: bool) -> str:
     return name
 
 
+def with_embedding_aliases(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The embedding under all its names, for `tie_word_embeddings=False`.
+
+    There transformers 5 unties not only the head but encoder and decoder too: it reads three tables, and draws at
+    random those that it does not find.
+    """
+    every = dict(tensors)
+    for name, array in tensors.items():
+        if name.endswith(EMBEDDING):
+            prefix = name.removesuffix(EMBEDDING)
+            every |= {prefix + alias: array for alias in sorted(_EMBEDDING_ALIASES)}
+    return every
+
+
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, np.ndarray]:
     """A nested dict of arrays, as Flax has them, by dotted names."""
     flat: dict[str, np.ndarray] = {}

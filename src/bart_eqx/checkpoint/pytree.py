@@ -156,6 +156,7 @@ def _to_device(name: str, array: np.ndarray, dtype: jnp.dtype, faults: list[str]
         largest = np.max(np.abs(array), initial=0)
         if np.isfinite(largest) and largest > jnp.finfo(dtype).max:
             faults.append(f"`{name}` holds {largest}, which {dtype} cannot: load it as bfloat16 or float32.")
+            return jnp.array(array)
     return jnp.array(array, dtype)  # a copy: on CPU JAX would otherwise share the buffer of the file
 
 

@@ -41,7 +41,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("numbers", nargs="*", type=number, metavar="NUMBER", help=f"from 0 to {LIMIT - 1:,}")
     parser.add_argument("-o", "--output", type=Path, default=Path("demo-eqx"), metavar="FOLDER")
     options = parser.parse_args(arguments)
-    numbers = options.numbers or ["0", "7", "15", "40", "86", "101", "999", "1066", "40217", "100000", "734512", "999999"]
+    numbers = options.numbers or [
+        "0",
+        "7",
+        "15",
+        "40",
+        "86",
+        "101",
+        "999",
+        "1066",
+        "40217",
+        "100000",
+        "734512",
+        "999999",
+    ]
 
     print("Converting a Hugging Face Flax checkpoint:")
     done = convert("demo", options.output, overwrite=True)

@@ -1,0 +1,141 @@
+"""Make the stored references of the tests anew, from Hugging Face's own models.
+
+    .venv-oracle/bin/python scripts/make_references.py          # transformers 4.57, Flax
+    SOME_ENVIRONMENT/bin/python scripts/make_references.py torch  # transformers 5 and PyTorch
+
+The second needs an environment that the Makefile does not make: `pip install torch transformers`, which on Linux brings
+gigabytes of CUDA unless a build for CPU is asked for. Each file records the versions that made it.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+TESTS = Path(__file__).parents[1] / "tests"
+TARGET = TESTS / "references"
+
+# A model small enough to be stored whole, in every format that Hugging Face writes.
+STORED = dict(
+    vocab_size=41,
+    max_position_embeddings=12,
+    d_model=8,
+    encoder_layers=1,
+    encoder_attention_heads=2,
+    encoder_ffn_dim=5,
+    decoder_layers=2,
+    decoder_attention_heads=4,
+    decoder_ffn_dim=7,
+    num_labels=3,
+)
+PAIRS = np.array([[0, 5, 6, 2, 2, 7, 8, 2], [0, 9, 2, 2, 10, 2, 1, 1]])  # <s> A </s></s> B </s>
+
+
+def versions(*names: str) -> str:
+    return json.dumps({name: importlib.metadata.version(name) for name in names})
+
+
+def save(name: str, arrays: dict[str, Any], made_by: str) -> None:
+    path = TARGET / f"{name}.npz"
+    np.savez_compressed(path, made_by=np.array(made_by), **arrays)
+    print(f"{path.relative_to(TESTS.parent)}  {path.stat().st_size:,} bytes, {len(arrays)} arrays")
+
+
+def flax_references() -> None:
+    """The outputs of every class, and folders as `save_pretrained` writes them."""
+    sys.path.insert(0, str(TESTS))
+    import jax.numpy as jnp
+    import transformers
+
+    from bart_eqx.convert import convert
+    from oracle.conftest import hf_model
+    from oracle.test_forward import inputs_for
+    from support import CLASSES, flatten, randomised, unflatten
+
+    made_by = versions("transformers", "flax", "jax")
+    for config_name in ("unequal", "scaled", "untied"):
+        for cls in CLASSES:
+            reference = hf_model(cls.__name__, config_name)
+            inputs = inputs_for(cls.__name__, reference.config)
+            out = reference(**inputs, output_hidden_states=True, output_attentions=True)
+            arrays = {f"input.{name}": array for name, array in inputs.items()}
+            for name, value in out.items():
+                # The last of each list will do: an error in any layer shows in the last.
+                arrays[f"output.{name}"] = np.asarray(value[-1] if isinstance(value, tuple) else value)
+            save(f"{cls.__name__}-{config_name}", arrays, made_by)
+
+    model = transformers.FlaxBartForConditionalGeneration(transformers.BartConfig(**STORED), seed=0)
+    shapes = {name: array.shape for name, array in flatten(model.params).items()}
+    model.params = unflatten({name: jnp.asarray(array) for name, array in randomised(shapes).items()})
+    for name, options in {
+        "flax-msgpack": dict(),
+        "flax-msgpack-sharded": dict(max_shard_size="4kB"),
+        "flax-safetensors": dict(safe_serialization=True),
+    }.items():
+        folder = TARGET / name
+        shutil.rmtree(folder, ignore_errors=True)
+        model.save_pretrained(folder, **options)
+        print(f"{folder.relative_to(TESTS.parent)}  {sorted(path.name for path in folder.iterdir())}")
+    for precision in ("fp16", "bf16"):
+        folder = TARGET / f"flax-msgpack-{precision}"
+        shutil.rmtree(folder, ignore_errors=True)
+        model.save_pretrained(folder, params=getattr(model, f"to_{precision}")(model.params))
+    source = np.array([[0, 5, 6, 7, 2], [0, 8, 9, 2, 1]], np.int32)
+    arrays = dict(input_ids=source, attention_mask=(source != 1).astype(np.int32))
+    save("stored-flax", arrays | dict(logits=np.asarray(model(**arrays).logits)), made_by)
+    convert(TARGET / "flax-msgpack", TARGET / "converted", overwrite=True)  # for PyTorch to read
+
+
+def torch_references() -> None:
+    """What PyTorch makes of the stored folder: logits, the class of a pair, and a folder of its own, in shards too."""
+    import torch
+    import transformers
+
+    made_by = versions("transformers", "torch")
+    with tempfile.TemporaryDirectory() as scratch:
+        # The Flax folder, as bart_eqx wrote it for PyTorch.
+        folder = TARGET / "converted"
+        model = transformers.BartForConditionalGeneration.from_pretrained(folder).eval()
+        source = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 9, 2, 1]])
+        targets = torch.tensor([[2, 0, 5, 6, 7], [2, 0, 8, 9, 2]])
+        mask = (source != 1).long()
+        with torch.no_grad():
+            logits = model(input_ids=source, attention_mask=mask, decoder_input_ids=targets).logits
+        arrays = dict(input_ids=source, attention_mask=mask, decoder_input_ids=targets, logits=logits)
+
+        torch.manual_seed(0)
+        classifier = transformers.BartForSequenceClassification(transformers.BartConfig(**STORED)).eval()
+        for parameter in classifier.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        pairs = torch.tensor(PAIRS)
+        with torch.no_grad():
+            arrays |= dict(pairs=pairs, pair_logits=classifier(pairs, attention_mask=(pairs != 1).long()).logits)
+        for name, options in {
+            "torch-classifier": dict(),
+            "torch-classifier-sharded": dict(max_shard_size="4kB"),
+        }.items():
+            shutil.rmtree(TARGET / name, ignore_errors=True)
+            classifier.save_pretrained(Path(scratch) / name, **options)
+            shutil.copytree(Path(scratch) / name, TARGET / name)
+    save("stored-torch", {name: np.asarray(array) for name, array in arrays.items()}, made_by)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("framework", nargs="?", choices=["flax", "torch"], default="flax")
+    TARGET.mkdir(exist_ok=True)
+    if parser.parse_args().framework == "flax":
+        flax_references()
+    else:
+        torch_references()
+
+
+if __name__ == "__main__":
+    main()

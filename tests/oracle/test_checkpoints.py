@@ -1,0 +1,80 @@
+"""Folders that go from one to the other: theirs into ours, ours into theirs, in each format."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+
+import bart_eqx
+from support import CLASSES, flatten, relative_error
+
+from .conftest import hf_model, our_model
+from .test_forward import LIMITS, inputs_for
+
+
+NAMES = [cls.__name__ for cls in CLASSES]
+
+
+def outputs(model: Any, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    out = model(**inputs)
+    return [
+        np.asarray(getattr(out, name)) for name in ("logits", "start_logits", "last_hidden_state") if hasattr(out, name)
+    ]
+
+
+def assert_agree(one: Any, other: Any, inputs: dict[str, np.ndarray]) -> None:
+    for ours, theirs in zip(outputs(one, inputs), outputs(other, inputs), strict=True):
+        assert relative_error(ours, theirs) <= LIMITS["float32"]
+
+
+@pytest.mark.parametrize("options", [dict(), dict(safe_serialization=True), dict(max_shard_size="20kB")], ids=str)
+@pytest.mark.parametrize("cls_name", NAMES)
+def test_theirs_to_ours_to_theirs(cls_name: str, options: dict, tmp_path: Path) -> None:
+    """Flax folder, our model, our folder in PyTorch's format, their reader of that format: one and the same numbers."""
+    reference = hf_model(cls_name, "untied")
+    reference.save_pretrained(tmp_path / "theirs", **options)
+    model = bart_eqx.from_pretrained(tmp_path / "theirs", getattr(bart_eqx, cls_name))
+    inputs = inputs_for(cls_name, model.config)
+    assert_agree(model, reference, inputs)
+
+    bart_eqx.save_pretrained(model, tmp_path / "ours")
+    again = bart_eqx.from_pretrained(tmp_path / "ours")
+    for name, array in flatten(bart_eqx.to_flax(model)).items():
+        np.testing.assert_array_equal(flatten(bart_eqx.to_flax(again))[name], array)
+    theirs = getattr(transformers, f"Flax{cls_name}").from_pretrained(tmp_path / "ours", from_pt=True)
+    for name, array in flatten(theirs.params).items():
+        np.testing.assert_array_equal(array, flatten(reference.params)[name])
+
+
+@pytest.mark.parametrize("config_name", ["unequal", "untied"])
+@pytest.mark.parametrize("cls_name", NAMES)
+def test_hugging_face_flax_loads_what_we_write(cls_name: str, config_name: str, tmp_path: Path) -> None:
+    model = our_model(cls_name, config_name)
+    bart_eqx.save_pretrained(model, tmp_path, to="flax")
+    theirs = getattr(transformers, f"Flax{cls_name}").from_pretrained(tmp_path)
+    assert flatten(theirs.params).keys() == flatten(hf_model(cls_name, config_name).params).keys()
+    assert_agree(model, theirs, inputs_for(cls_name, model.config))
+
+
+@pytest.mark.parametrize("cls_name", NAMES)
+def test_from_flax_and_back_is_exact(cls_name: str) -> None:
+    params = flatten(hf_model(cls_name, "gelu_new").params)
+    again = flatten(bart_eqx.to_flax(our_model(cls_name, "gelu_new")))
+    assert again.keys() == params.keys()
+    for name, array in params.items():
+        assert again[name].dtype == array.dtype
+        np.testing.assert_array_equal(again[name], array)
+
+
+def test_configurations_of_transformers() -> None:
+    """The full dictionary of a configuration, every field that transformers writes, is read; and ours is by them."""
+    for fields in (dict(), dict(num_labels=7, forced_bos_token_id=0, num_beams=4, length_penalty=2.0)):
+        theirs = transformers.BartConfig(**fields)
+        ours = bart_eqx.BartConfig.from_dict(theirs.to_dict())
+        for name, value in ours.to_dict().items():
+            if name not in ("id2label", "label2id", "num_labels"):
+                assert getattr(theirs, name) == value, name
+        assert ours.num_labels == theirs.num_labels
+        transformers.BartConfig.from_dict(ours.to_dict())
