@@ -21,7 +21,7 @@ CLASSES = [
     bart_eqx.BartForCausalLM,
 ]
 
-_TINY = dict(
+_TINY: dict[str, Any] = dict(
     vocab_size=97,
     max_position_embeddings=23,
     d_model=30,
@@ -59,6 +59,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
+def configured(name: str, **changes: Any) -> bart_eqx.BartConfig:
+    return bart_eqx.BartConfig(**(CONFIGS[name] | changes))
+
+
 def randomised(shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32, seed: int = 0) -> dict[str, np.ndarray]:
     """Parameters by their Flax names, each from its name: the same wherever they are made.
 
@@ -78,7 +82,7 @@ def randomised(shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32, s
     return {name: np.asarray(value, dtype) for name, value in params.items()}
 
 
-def ragged_inputs(config: bart_eqx.BartConfig, src: int = 11, tgt: int = 7) -> dict[str, np.ndarray]:
+def ragged_inputs(config: bart_eqx.BartConfig, src: int = 11, tgt: int = 7) -> dict[str, Any]:
     """Three sources of unequal length, right-padded, with two `</s>` each, and targets of which one is padded."""
     rng = np.random.default_rng(src + 100 * tgt)
     ids = rng.integers(12, config.vocab_size, (3, src))
@@ -139,11 +143,9 @@ def random_model(cls: Any, config: bart_eqx.BartConfig, dtype: Any = np.float32,
 @contextlib.contextmanager
 def precision(dtype: Any) -> Iterator[None]:
     """64-bit mode where it is needed, and only there."""
-    if jnp.dtype(dtype) != np.float64:
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", jnp.dtype(dtype) == np.float64)
+    try:
         yield
-    elif hasattr(jax, "enable_x64"):
-        with jax.enable_x64(True):
-            yield
-    else:
-        with jax.experimental.enable_x64():
-            yield
+    finally:
+        jax.config.update("jax_enable_x64", before)

@@ -19,7 +19,7 @@ import bart_eqx
 from bart_eqx import CheckpointError, from_flax, from_pretrained, save_pretrained, to_flax
 from bart_eqx.checkpoint.flax_msgpack import read_msgpack, write_msgpack
 from bart_eqx.checkpoint.safetensors_file import read_safetensors, write_safetensors
-from support import CLASSES, CONFIGS, flatten, random_model, randomised, unflatten
+from support import CLASSES, configured, flatten, random_model, randomised, unflatten
 
 
 REFERENCES = Path(__file__).parent / "references"
@@ -86,7 +86,7 @@ class TestRoundTrips:
     @pytest.mark.parametrize("config_name", ["unequal", "untied"])
     @pytest.mark.parametrize("cls", CLASSES)
     def test_to_flax_and_back_is_exact(self, cls: Any, config_name: str) -> None:
-        config = bart_eqx.BartConfig(**CONFIGS[config_name])
+        config = configured(config_name)
         model = random_model(cls, config)
         params = to_flax(model)
         assert_equal(from_flax(params, config, cls), model)
@@ -101,7 +101,7 @@ class TestRoundTrips:
     @pytest.mark.parametrize("config_name", ["unequal", "untied", "other_ids"])
     @pytest.mark.parametrize("cls", CLASSES)
     def test_save_and_load(self, cls: Any, config_name: str, to: Any, tmp_path: Path) -> None:
-        model = random_model(cls, bart_eqx.BartConfig(**CONFIGS[config_name]))
+        model = random_model(cls, configured(config_name))
         save_pretrained(model, tmp_path, to=to)
         loaded = from_pretrained(tmp_path)
         assert type(loaded) is cls and loaded.config == model.config
@@ -125,11 +125,11 @@ class TestRoundTrips:
 
     def test_untied_writes_the_embedding_under_each_name(self, tmp_path: Path) -> None:
         """transformers 5 reads three tables where the head is untied, and draws those that it does not find."""
-        save_pretrained(random_model(Model, bart_eqx.BartConfig(**CONFIGS["untied"])), tmp_path)
+        save_pretrained(random_model(Model, configured("untied")), tmp_path)
         tensors = load_file(tmp_path / "model.safetensors")
         for name in ("encoder", "decoder"):
             np.testing.assert_array_equal(tensors[f"model.{name}.embed_tokens.weight"], tensors["model.shared.weight"])
-        save_pretrained(random_model(Model, bart_eqx.BartConfig(**CONFIGS["unequal"])), tmp_path)
+        save_pretrained(random_model(Model, configured("unequal")), tmp_path)
         assert [name for name in load_file(tmp_path / "model.safetensors") if "embed_tokens" in name] == []
 
 
@@ -183,7 +183,7 @@ class TestHeads:
 
     def test_a_head_of_another_size(self, config: bart_eqx.BartConfig, tmp_path: Path, key: jax.Array) -> None:
         save_pretrained(random_model(bart_eqx.BartForSequenceClassification, config), tmp_path)
-        wider = bart_eqx.BartConfig(**(CONFIGS["unequal"] | dict(num_labels=42)))
+        wider = configured("unequal", num_labels=42)
         with pytest.raises(CheckpointError, match=r"`classification_head.out_proj.weight` must have shape \(42, 30\)"):
             from_pretrained(tmp_path, config=wider, key=key)
         model = from_pretrained(tmp_path, config=wider, key=key, ignore_mismatched_sizes=True)
@@ -237,6 +237,12 @@ class TestTheEmbedding:
         assert used[5] and used[6] and used[30]  # read as input, and as the head
 
 
+def packed(tree: Any) -> bytes:
+    content = msgpack.packb(tree)
+    assert isinstance(content, bytes)
+    return content
+
+
 class TestMsgpack:
     def test_every_extension_and_dtype(self, tmp_path: Path) -> None:
         """Flax's three extension types, by their definition in flax/serialization.py."""
@@ -250,7 +256,7 @@ class TestMsgpack:
         tree["complex"] = msgpack.ExtType(2, msgpack.packb((1.5, -2.0)))
         tree["scalar"] = msgpack.ExtType(3, msgpack.packb(((), "float32", np.float32(7).tobytes())))
         path = tmp_path / "file.msgpack"
-        path.write_bytes(msgpack.packb({"outer": {"inner": tree}}))
+        path.write_bytes(packed({"outer": {"inner": tree}}))
         read = read_msgpack(path)
         for name, array in arrays.items():
             assert read[f"outer.inner.{name}"].dtype == array.dtype
@@ -271,7 +277,7 @@ class TestMsgpack:
         for name, array in arrays.items():
             np.testing.assert_array_equal(read[name], array)
         del tree["a"]["b"]["chunks"]["2"]
-        path.write_bytes(msgpack.packb(tree))
+        path.write_bytes(packed(tree))
         with pytest.raises(CheckpointError, match="the chunks of `a.b` do not make an array"):
             read_msgpack(path)
 
@@ -281,14 +287,14 @@ class TestMsgpack:
             (b"", "is empty"),
             (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
             (b"\x81\xa1", "not a whole msgpack file"),
-            (msgpack.packb({"a": 1.0}) + b"\x00", "not a whole msgpack file"),
-            (msgpack.packb([1, 2]), "must hold a map"),
-            (msgpack.packb({"a": {"b": 3}}), "`a.b` must be an array. Got int"),
-            (msgpack.packb({"a": msgpack.ExtType(9, b"")}), "type 9 is none of Flax's"),
-            (msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb(((2,), "object", b"12")))}), "dtype 'object'"),
-            (msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb(((3,), "float32", b"1234")))}), "has 4 bytes"),
-            (msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb(((-1,), "uint8", b"")))}), r"shape \[-1\]"),
-            (msgpack.packb({"a": msgpack.ExtType(1, b"\xc1")}), "not a whole msgpack file"),
+            (packed({"a": 1.0}) + b"\x00", "not a whole msgpack file"),
+            (packed([1, 2]), "must hold a map"),
+            (packed({"a": {"b": 3}}), "`a.b` must be an array. Got int"),
+            (packed({"a": msgpack.ExtType(9, b"")}), "type 9 is none of Flax's"),
+            (packed({"a": msgpack.ExtType(1, msgpack.packb(((2,), "object", b"12")))}), "dtype 'object'"),
+            (packed({"a": msgpack.ExtType(1, msgpack.packb(((3,), "float32", b"1234")))}), "has 4 bytes"),
+            (packed({"a": msgpack.ExtType(1, msgpack.packb(((-1,), "uint8", b"")))}), r"shape \[-1\]"),
+            (packed({"a": msgpack.ExtType(1, b"\xc1")}), "not a whole msgpack file"),
         ],
     )
     def test_damaged(self, content: bytes, message: str, tmp_path: Path) -> None:
@@ -303,7 +309,7 @@ class TestSafetensors:
     def test_a_transposed_view(self, tmp_path: Path) -> None:
         """Version 0.8.0 of the library writes another matrix for one, and says nothing."""
         view = np.arange(6, dtype=np.float32).reshape(2, 3).T
-        write_safetensors(tmp_path / "file", {"a": view, "scalar": np.float32(3).reshape(())}, layout="pt")
+        write_safetensors(tmp_path / "file", {"a": view, "scalar": np.full((), 3, np.float32)}, layout="pt")
         read = read_safetensors(tmp_path / "file")
         np.testing.assert_array_equal(read["a"], view)
         assert read["scalar"].shape == ()

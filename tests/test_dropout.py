@@ -11,16 +11,16 @@ import pytest
 
 import bart_eqx
 from bart_eqx.model.layers import LayerDrop
-from support import CLASSES, CONFIGS, random_model
+from support import CLASSES, configured, random_model
 
 
 IDS = np.array([[5, 6, 7, 8, 2], [9, 4, 6, 2, 1]])
 RATES = ("dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop", "decoder_layerdrop")
-OFF = dict.fromkeys((*RATES, "classifier_dropout"), 0.0)
+OFF: dict[str, Any] = dict.fromkeys((*RATES, "classifier_dropout"), 0.0)
 
 
-def configured(**rates: float) -> bart_eqx.BartConfig:
-    return bart_eqx.BartConfig(**(CONFIGS["unequal"] | OFF | rates))
+def with_rates(**rates: float) -> bart_eqx.BartConfig:
+    return configured("unequal", **(OFF | rates))
 
 
 def first_output(model: Any, key: Any) -> jax.Array:
@@ -29,7 +29,7 @@ def first_output(model: Any, key: Any) -> jax.Array:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_made_and_loaded_models_are_in_inference_mode(cls: Any) -> None:
-    config = configured(dropout=0.5, attention_dropout=0.5, encoder_layerdrop=0.5, decoder_layerdrop=0.5)
+    config = with_rates(dropout=0.5, attention_dropout=0.5, encoder_layerdrop=0.5, decoder_layerdrop=0.5)
     for model in (eqx.filter_jit(cls)(config, key=jr.key(0)), random_model(cls, config)):
         modes = [leaf.inference for leaf in jax.tree.leaves(model, is_leaf=is_switch) if is_switch(leaf)]
         assert len(modes) > 5 and all(modes)
@@ -40,7 +40,7 @@ def is_switch(leaf: Any) -> bool:
 
 
 def test_inference_mode_ignores_the_key() -> None:
-    config = configured(dropout=0.5, attention_dropout=0.5, encoder_layerdrop=0.5, decoder_layerdrop=0.5)
+    config = with_rates(dropout=0.5, attention_dropout=0.5, encoder_layerdrop=0.5, decoder_layerdrop=0.5)
     model = random_model(bart_eqx.BartModel, config)
     np.testing.assert_array_equal(first_output(model, jr.key(1)), first_output(model, None))
 
@@ -48,7 +48,7 @@ def test_inference_mode_ignores_the_key() -> None:
 @pytest.mark.parametrize("rate", [*RATES, "classifier_dropout"])
 def test_each_rate_is_applied(rate: str) -> None:
     """Hugging Face's Flax never applies `attention_dropout`, and crashes on either LayerDrop."""
-    model = random_model(bart_eqx.BartForSequenceClassification, configured(**{rate: 0.5}))
+    model = random_model(bart_eqx.BartForSequenceClassification, with_rates(**{rate: 0.5}))
     training = eqx.nn.inference_mode(model, value=False)
     run = eqx.filter_jit(lambda key: training(IDS, key=key).logits)
     outputs = [np.asarray(run(jr.key(seed))) for seed in (7, 7, 11, 3, 4)]
@@ -59,7 +59,7 @@ def test_each_rate_is_applied(rate: str) -> None:
 
 
 def test_no_rate_needs_no_key() -> None:
-    model = eqx.nn.inference_mode(random_model(bart_eqx.BartModel, configured()), value=False)
+    model = eqx.nn.inference_mode(random_model(bart_eqx.BartModel, with_rates()), value=False)
     assert jnp.isfinite(first_output(model, None)).all()
 
 
@@ -87,7 +87,7 @@ def test_layerdrop_skips_at_its_rate() -> None:
 
 def test_a_skipped_layer_passes_its_input() -> None:
     """Every output of a training run is one of those of the models with some layers taken out."""
-    model = random_model(bart_eqx.BartModel, configured(decoder_layerdrop=0.5))
+    model = random_model(bart_eqx.BartModel, with_rates(decoder_layerdrop=0.5))
     layers = model.decoder.layers
     thinned = [(), layers[:1], layers[1:], layers]
     outputs = []
@@ -106,7 +106,7 @@ def test_a_skipped_layer_passes_its_input() -> None:
 
 
 def test_gradients_pass_around_a_skipped_layer() -> None:
-    model = random_model(bart_eqx.BartModel, configured(encoder_layerdrop=0.999))
+    model = random_model(bart_eqx.BartModel, with_rates(encoder_layerdrop=0.999))
     training = eqx.nn.inference_mode(model, value=False)
     grads = eqx.filter_grad(lambda m: m.encode(IDS, key=jr.key(0)).last_hidden_state[0, 0, 0])(training)
     assert jnp.abs(grads.shared.weight).max() > 0

@@ -92,8 +92,8 @@ class OneKeyHead(bart_eqx.AbstractAttention):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"] | None]:
         heads = self.inner.num_heads
-        spread = [jnp.repeat(x, heads, axis=-3) for x in (keys, values)]
-        out, _ = self.inner.attend(x, *spread, mask, key=key)
+        keys, values = jnp.repeat(keys, heads, axis=-3), jnp.repeat(values, heads, axis=-3)
+        out, _ = self.inner.attend(x, keys, values, mask, key=key)
         return out, None
 
 

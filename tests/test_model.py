@@ -107,7 +107,7 @@ def test_padding_holds_nothing(cls: Any, config: bart_eqx.BartConfig) -> None:
 def test_more_padding_changes_nothing(model: Model, config: bart_eqx.BartConfig, length: int) -> None:
     inputs = ragged_inputs(config)
     extra = ((0, 0), (0, length - 11))
-    padded = inputs | dict(
+    padded: dict[str, Any] = inputs | dict(
         input_ids=np.pad(inputs["input_ids"], extra, constant_values=50),
         attention_mask=np.pad(inputs["attention_mask"], extra),
     )
@@ -118,7 +118,9 @@ def test_more_padding_changes_nothing(model: Model, config: bart_eqx.BartConfig,
 @pytest.mark.parametrize("mask_dtype", [bool, np.int32, np.uint8, np.int64])
 def test_masks_of_every_kind(model: Model, config: bart_eqx.BartConfig, mask_dtype: Any) -> None:
     inputs = ragged_inputs(config)
-    masks = {name: inputs[name].astype(mask_dtype) for name in ("attention_mask", "decoder_attention_mask")}
+    masks: dict[str, Any] = {
+        name: inputs[name].astype(mask_dtype) for name in ("attention_mask", "decoder_attention_mask")
+    }
     np.testing.assert_array_equal(model(**(inputs | masks)).logits, model(**inputs).logits)
 
 

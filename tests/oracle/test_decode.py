@@ -81,9 +81,9 @@ def test_greedy(config_name: str, forced: bool) -> None:
     model = our_model("BartForConditionalGeneration", config_name)
     inputs = ragged_inputs(model.config)
     source = dict(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
-    options = dict(forced_bos_token_id=13, forced_eos_token_id=model.config.eos_token_id) if forced else {}
+    options: dict[str, Any] = dict(forced_bos_token_id=13, forced_eos_token_id=model.config.eos_token_id)
     if not forced:
-        options = dict(forced_bos_token_id=None, forced_eos_token_id=None)
+        options = dict.fromkeys(options)
     special = {name: getattr(model.config, name) for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
     wanted = reference.generate(**source, max_length=16, num_beams=1, **special, **options).sequences
     got = bart_eqx.generate(model, **source, max_length=16, **options).sequences

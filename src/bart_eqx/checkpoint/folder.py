@@ -94,7 +94,7 @@ def from_pretrained(
 
 def load(
     folder: Path, cls: type[Model] | None = None, *, config: BartConfig | None = None, **options: Any
-) -> tuple[Model, Account]:
+) -> tuple[Any, Account]:
     """`from_pretrained` for a local folder, with an account of what became of its arrays."""
     fields = read_json(folder / "config.json")
     config = BartConfig.from_dict(fields) if config is None else config
