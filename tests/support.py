@@ -63,7 +63,9 @@ def configured(name: str, **changes: Any) -> bart_eqx.BartConfig:
     return bart_eqx.BartConfig(**(CONFIGS[name] | changes))
 
 
-def randomised(shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32, seed: int = 0) -> dict[str, np.ndarray]:
+def randomised(
+    shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32, seed: int = 0, gain: float = 1.5
+) -> dict[str, np.ndarray]:
     """Parameters by their Flax names, each from its name: the same wherever they are made.
 
     Large enough that logits differ by units, with no bias zero and no norm one: a dropped bias must show.
@@ -78,7 +80,7 @@ def randomised(shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32, s
         elif name.endswith("embedding"):
             params[name] = 0.7 * draw
         else:
-            params[name] = 1.5 * draw / np.sqrt(shape[0])
+            params[name] = gain * draw / np.sqrt(shape[0])
     return {name: np.asarray(value, dtype) for name, value in params.items()}
 
 

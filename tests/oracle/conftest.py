@@ -3,6 +3,7 @@
 import functools
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import transformers
@@ -18,22 +19,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.oracle)
 
 
+def classification_head(config: Any, **fields: Any) -> Any:
+    """The reference's head ignores the model's `dtype`; in float64 its rounding would hide ours."""
+    return FlaxBartClassificationHead(
+        config, **fields, dtype=np.float64 if jax.config.read("jax_enable_x64") else np.float32
+    )
+
+
+modeling_flax_bart.FlaxBartClassificationHead = classification_head
+
+
 @functools.cache
-def hf_model(cls_name: str, config_name: str, dtype: Any = np.float32) -> Any:
+def hf_model(cls_name: str, config_name: str, dtype: Any = np.float32, gain: float = 1.5) -> Any:
     """A `FlaxBart...`, computing in `dtype`, with the parameters that `support.randomised` gives it."""
     fields = CONFIGS[config_name]
     config = transformers.BartConfig(**fields)
     kwargs = dict(num_labels=config.num_labels) if cls_name == "BartForSequenceClassification" else {}
     cls = getattr(transformers, f"Flax{cls_name}")
-    # The reference's classification head ignores `dtype`; in float64 its rounding would hide ours.
-    modeling_flax_bart.FlaxBartClassificationHead = functools.partial(FlaxBartClassificationHead, dtype=dtype)
     model = cls(config, seed=0, dtype=dtype, _do_init=True, **kwargs)
     shapes = {name: array.shape for name, array in flatten(model.params).items()}
-    model.params = unflatten(randomised(shapes, dtype))
+    model.params = unflatten(randomised(shapes, dtype, gain=gain))
     return model
 
 
-def our_model(cls_name: str, config_name: str, dtype: Any = np.float32) -> Any:
-    reference = hf_model(cls_name, config_name, dtype)
+def our_model(cls_name: str, config_name: str, dtype: Any = np.float32, gain: float = 1.5) -> Any:
+    reference = hf_model(cls_name, config_name, dtype, gain)
     config = bart_eqx.BartConfig.from_dict(reference.config.to_dict())
     return bart_eqx.from_flax(reference.params, config, getattr(bart_eqx, cls_name))

@@ -62,6 +62,7 @@ def test_the_caches_hold_the_same() -> None:
     past = reference.decode(
         inputs["decoder_input_ids"],
         encoded,
+        decoder_attention_mask=np.ones((3, 9), np.int32),
         past_key_values=reference.init_cache(3, 9, encoded),
         decoder_position_ids=np.tile(np.arange(7), (3, 1)),
     ).past_key_values

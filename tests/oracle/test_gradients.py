@@ -1,5 +1,7 @@
 """The gradient of a loss with respect to every parameter, against Hugging Face's Flax."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,13 @@ from .conftest import hf_model, our_model
 from .test_forward import inputs_for
 
 
-# Measured over all cases: at most MEASURED32 in float32, MEASURED64 in float64.
+# Measured over all cases: at most 6.5e-6 in float32, 1.1e-14 in float64.
 LIMITS = {"float32": 2e-5, "float64": 1e-10}
+
+# Smaller weights than elsewhere. Where softmax is saturated, the gradient of a query is the difference of numbers that
+# are nearly equal, and is rounding in float32, the reference's as well: with the gain of the other tests, 1.5, the
+# worst of `tanh` are 3.7e-4 apart, and 2.4e-4 (ours) and 1.2e-4 (theirs) from their values in float64.
+GAIN = 0.7
 CASES = ["unequal", "scaled", "untied", "gelu_new", "silu", "tanh"]
 
 
@@ -32,9 +39,12 @@ def loss_of(out: object) -> jax.Array:
 @pytest.mark.parametrize("dtype", LIMITS)
 @pytest.mark.parametrize("config_name", CASES)
 @pytest.mark.parametrize("cls_name", [cls.__name__ for cls in CLASSES])
-def test_every_parameter(cls_name: str, config_name: str, dtype: str) -> None:
+def test_every_parameter(
+    cls_name: str, config_name: str, dtype: str, record_property: Callable[[str, object], None]
+) -> None:
     with precision(dtype):
-        reference, model = hf_model(cls_name, config_name, dtype), our_model(cls_name, config_name, dtype)
+        reference = hf_model(cls_name, config_name, dtype, GAIN)
+        model = our_model(cls_name, config_name, dtype, GAIN)
         inputs = inputs_for(cls_name, model.config)
         # One `</s>` a row: compiled, the reference classifies by the sum of all.
         inputs["input_ids"][:, 2] = 13
@@ -42,6 +52,7 @@ def test_every_parameter(cls_name: str, config_name: str, dtype: str) -> None:
         ours = eqx.filter_jit(eqx.filter_grad(lambda model, inputs: loss_of(model(**inputs))))
         wanted, got = flatten(theirs(reference.params, inputs)), flatten(bart_eqx.to_flax(ours(model, inputs)))
         assert got.keys() == wanted.keys()
+        errors: dict[str, float] = {}
         for name, gradient in wanted.items():
             if name == "final_logits_bias":
                 assert not got[name].any() and not np.asarray(gradient).any()
@@ -51,5 +62,10 @@ def test_every_parameter(cls_name: str, config_name: str, dtype: str) -> None:
                 # Zero but for rounding: softmax does not see what is added to all scores of a query. Judge it by the
                 # scale of its twin.
                 scale = np.abs(wanted[name.replace("k_proj", "q_proj")]).max()
-            assert scale > 0, name
-            assert np.abs(got[name] - gradient).max() <= LIMITS[dtype] * scale, name
+            if scale == 0:  # cross attention, in a decoder without an encoder
+                assert "encoder_attn" in name and cls_name == "BartForCausalLM" and not got[name].any()
+                continue
+            errors[name] = float(np.abs(got[name] - gradient).max() / scale)
+        worst = max(errors, key=errors.__getitem__)
+        record_property("largest", f"{errors[worst]:.1e} {worst}")
+        assert errors[worst] <= LIMITS[dtype], worst

@@ -56,7 +56,7 @@ def _name(path: jtu.KeyPath) -> str:
 def fill(
     cls: type[Model],
     config: BartConfig,
-    tensors: Mapping[str, np.ndarray],
+    tensors: dict[str, np.ndarray],
     *,
     dtype: DTypeLike | None = None,
     key: PRNGKeyArray | None = None,
@@ -68,7 +68,8 @@ def fill(
     Args:
         cls: One of the five classes.
         config: Its configuration.
-        tensors: Arrays by name, of Flax or of PyTorch.
+        tensors: Arrays by name, of Flax or of PyTorch. Emptied, so that the memory of each can go as soon as the
+            parameter has its own.
         dtype: Of the parameters; by default that of the arrays, the widest if they differ.
         key: For a head that the checkpoint does not have.
         ignore_mismatched_sizes: Make head parameters of another shape anew, too.
@@ -92,7 +93,7 @@ def fill(
     misshapen: set[str] = set()
     dropped: list[str] = []
     for name in list(found):
-        array = found.pop(name)  # so that its memory can go as soon as the parameter has its own
+        array = found.pop(name)
         target = wanted.get(name)
         if target is None and _may_be_dropped(name, wanted):
             dropped.append(name)
@@ -121,12 +122,10 @@ def fill(
     return model, Account(loaded, tuple(initialised), tuple(sorted(dropped)))
 
 
-def _canonical_arrays(
-    tensors: Mapping[str, np.ndarray], config: BartConfig, faults: list[str]
-) -> dict[str, np.ndarray]:
+def _canonical_arrays(tensors: dict[str, np.ndarray], config: BartConfig, faults: list[str]) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
-    for original, array in tensors.items():
-        name, array = from_flax_leaf(original, array)
+    for original in list(tensors):
+        name, array = from_flax_leaf(original, tensors.pop(original))
         if name.endswith(_NEVER_PARAMETERS):
             continue
         name = canonical(name, tied=config.tie_word_embeddings)
