@@ -41,7 +41,7 @@ def test_one_sequence_a_batch_and_vmap_agree(cls: Any, config: bart_eqx.BartConf
 
     batch = run(model, ids)
     single = jnp.stack([run(model, row) for row in ids])
-    # Measured: at most 4e-7 between the three; rounding, as the products have other shapes.
+    # Measured: at most 1.3e-7; rounding, as the products have other shapes.
     assert relative_error(single, batch) <= 2e-6
     assert relative_error(mapped(model, ids), batch) <= 2e-6
     assert relative_error(mapped(model, ids), run(model, ids)) <= 2e-6  # traced no more
@@ -50,6 +50,7 @@ def test_one_sequence_a_batch_and_vmap_agree(cls: Any, config: bart_eqx.BartConf
 def test_any_leading_axes_and_no_jit(model: Model, config: bart_eqx.BartConfig) -> None:
     ids = ragged_inputs(config)["input_ids"]
     batch = eqx.filter_jit(model)(ids).logits
+    # Measured: 7.7e-7; compiled, some products are fused.
     assert relative_error(eqx.filter_jit(model)(ids[None]).logits[0], batch) <= 2e-6
     assert relative_error(model(ids).logits, batch) <= 2e-6
 
@@ -111,7 +112,7 @@ def test_more_padding_changes_nothing(model: Model, config: bart_eqx.BartConfig,
         input_ids=np.pad(inputs["input_ids"], extra, constant_values=50),
         attention_mask=np.pad(inputs["attention_mask"], extra),
     )
-    # Measured 3e-7: sums of other lengths round otherwise.
+    # Measured: 8.9e-7; sums of other lengths round otherwise.
     assert relative_error(model(**padded).logits, model(**inputs).logits) <= 2e-6
 
 
