@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bart_eqx
+from bart_eqx.checkpoint.names import flatten as flatten, unflatten as unflatten
 
 
 CLASSES = [
@@ -110,24 +111,6 @@ def relative_error(ours: Any, reference: Any) -> float:
     assert ours.shape == reference.shape, (ours.shape, reference.shape)
     assert np.isfinite(ours).all() and np.isfinite(reference).all()
     return float(np.abs(ours - reference).max() / np.abs(reference).max())
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, value in flat.items():
-        *parents, leaf = name.split(".")
-        branch = tree
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[leaf] = value
-    return tree
 
 
 def model_shapes(cls: Any, config: bart_eqx.BartConfig) -> dict[str, tuple[int, ...]]:

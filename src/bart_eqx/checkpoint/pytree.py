@@ -82,8 +82,8 @@ def fill(
 
     build: Callable[..., Model] = functools.partial(cls, config, **fields)
     skeleton = eqx.filter_eval_shape(build, key=jr.key(0))
-    wanted = {canonical(name, tied=config.tie_word_embeddings): name for name in named_parameters(skeleton)}
     shapes = {name: leaf.shape for name, leaf in named_parameters(skeleton).items()}
+    wanted = {canonical(name, tied=config.tie_word_embeddings): name for name in shapes}
 
     faults: list[str] = []
     found = _canonical_arrays(tensors, config, faults)

@@ -42,15 +42,13 @@ def at_least_float32(dtype: DTypeLike) -> DTypeLike:
     return jnp.promote_types(dtype, jnp.float32)
 
 
-def project(
-    x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_dim"], dtype: DTypeLike | None = None
-) -> Float[Array, "*batch out_dim"]:
-    """`x @ weight.T`, summed in at least float32 and returned in `dtype`, by default that of `x`.
+def project(x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_dim"]) -> Float[Array, "*batch out_dim"]:
+    """`x @ weight.T`, summed in at least float32 and returned in the dtype of `x`.
 
     On CPU the wider sum is what makes a bfloat16 product fast: XLA has no quick kernel for bfloat16 results.
     """
     product = jnp.matmul(x, weight.T, preferred_element_type=at_least_float32(x.dtype))
-    return product.astype(x.dtype if dtype is None else dtype)
+    return product.astype(x.dtype)
 
 
 class Linear(eqx.Module):
