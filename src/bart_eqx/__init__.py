@@ -11,6 +11,7 @@ with _install_import_hook("bart_eqx", "beartype.beartype(conf=beartype.BeartypeC
     from .checkpoint.pytree import from_flax as from_flax, to_flax as to_flax
     from .config import BartConfig as BartConfig
     from .generation.generate import GenerationResult as GenerationResult, generate as generate
+    from .generation.stream import stream as stream
     from .generation_config import GenerationConfig as GenerationConfig
     from .model.attention import AbstractAttention as AbstractAttention, BartAttention as BartAttention
     from .model.bart import BartModel as BartModel

@@ -3,6 +3,8 @@
 | axis | meaning |
 |---|---|
 | `batch` | sequences that are computed together; `*batch` is any number of such axes, also none |
+| `source` | sources that are read together: `*source` is `*batch`, or begins it where beams share a source |
+| `beams` | sequences that are written about one source: beams, or draws |
 | `src`, `tgt` | source tokens (encoder), target tokens (decoder) |
 | `new` | tokens of this call, where earlier ones are already in a cache |
 | `mask_len` | what a decoder's mask covers: `new`, or `max_len` |
@@ -11,6 +13,7 @@
 | `heads`, `head_dim` | attention heads, and the width of one |
 | `dim`, `ffn` | width of the model, and of its feed-forward layers |
 | `vocab`, `labels` | token ids, classes |
+| `buffer`, `steps` | slots for the tokens of a sequence; those after its prompt |
 """
 
 from typing import TYPE_CHECKING

@@ -1,84 +1,230 @@
 """`generate`: from a source to the tokens that the model writes about it."""
 
-import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..generation_config import GenerationConfig
-from ..model.checks import check_token_ids
-from ..model.conditional_generation import BartForConditionalGeneration
-from ..model.masks import as_boolean
+from ..model.outputs import BaseModelOutput
 from ..typing import Array, HostArray, Mask
-from .greedy import greedy_search
-
-
-# What changes the tokens of a greedy search, or asks for another search, and is not there yet; with the value that
-# leaves it off. Fields that only beams or sampling read are no concern of a greedy search.
-_NOT_YET = {
-    "do_sample": False,
-    "encoder_no_repeat_ngram_size": 0,
-    "min_length": 0,
-    "no_repeat_ngram_size": 0,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "repetition_penalty": 1.0,
-}
+from .ancestral import Draw, FlaxDraw, Likeliest, ancestral_search
+from .assemble import integers, number
+from .beam_rules import FlaxRules, LengthScale, PyTorchRules, ScorerRules
+from .beam_search import beam_search
+from .constrained_rules import ConstrainedRules
+from .constraints import ForcedWords
+from .feeding import Writer
+from .plan import Plan, Semantics, make_plan
+from .processors import LogitsProcessor
+from .prompt_lookup import prompt_lookup_search
+from .rescoring import states_of
+from .results import Found
 
 
 class GenerationResult(eqx.Module):
-    """What `generate` returns."""
+    """What `generate` returns. A row is a sequence: `num_return_sequences` for each source stand one after the other.
 
-    sequences: Integer[Array, "*batch max_len"]
-    """From the start token on; after `</s>`, padding."""
-    lengths: Integer[Array, "*batch"]
-    """Tokens before the padding: the start token and `</s>` count."""
-    scores: Float[Array, "*batch"] | None = None
-    """Of beam search; `None` where there are no beams."""
+    `None` is what was not asked for, or what the search does not have.
+    """
+
+    sequences: Integer[Array, "*rows max_len"]
+    """The prompt and what was written; after the end, `pad_token_id`."""
+    lengths: Integer[Array, "*rows"]
+    """Tokens before the padding, prompt and end included."""
+    scores: Float[Array, "*rows"] | None = None
+    """Of beam search: the sum of the log-probabilities over a power of the tokens, `length_penalty`."""
+    beam_indices: Integer[Array, "*rows steps"] | None = None
+    """Of beam search: the beam, a row of `step_scores`, that each token was chosen for; -1 after the end."""
+    step_scores: Float[Array, "*beams steps vocab"] | None = None
+    """With `output_scores`: what the processors left of the scores (of beams: the log-probabilities) at every step."""
+    step_logits: Float[Array, "*beams steps vocab"] | None = None
+    """With `output_logits`: the model's own scores."""
+    cross_attentions: tuple[Float[Array, "*rows heads steps src"] | None, ...] | None = None
+    """With `output_attentions`, of every layer: the weights with which each token after the prompt was chosen."""
+    decoder_attentions: tuple[Float[Array, "*rows heads steps slots"] | None, ...] | None = None
+    decoder_hidden_states: tuple[Float[Array, "*rows steps dim"], ...] | None = None
+    """With `output_hidden_states`: the embedded input and the output of every layer."""
+    model_calls: Integer[Array, "*rows"] | None = None
+    """Of prompt lookup: calls of the decoder. There would have been one for every token after the prompt."""
 
 
 def generate(
-    model: BartForConditionalGeneration,
-    input_ids: Integer[HostArray, "*batch src"],
+    model: Writer,
+    input_ids: Integer[HostArray, "*batch src"] | None = None,
     attention_mask: Mask[HostArray, "*batch src"] | None = None,
     *,
+    encoder_outputs: BaseModelOutput | None = None,
+    encoder_attention_mask: Mask[HostArray, "*batch encoder_src"] | None = None,
+    decoder_input_ids: Integer[HostArray, "*batch prompt"] | None = None,
+    decoder_attention_mask: Mask[HostArray, "*batch prompt"] | None = None,
     generation_config: GenerationConfig | None = None,
+    logits_processor: Sequence[Callable[..., Array]] = (),
+    prefix_allowed_tokens: Sequence[Any] | None = None,
+    semantics: Semantics = "pytorch",
+    pad_to_multiple_of: int | None = None,
+    key: PRNGKeyArray | None = None,
     **options: Any,
 ) -> GenerationResult:
     """Write, token by token, with the cache, in one compiled loop.
 
-    The loop ends when every row has written `</s>`, or at `max_length`. It compiles once for each shape of the source
-    and each set of options.
+    Greedy search, sampling, beam search, sampled, diverse and constrained beams, or prompt lookup: as `do_sample`,
+    `num_beams`, `num_beam_groups`, `force_words_ids` and `prompt_lookup_num_tokens` say. The options and what each does
+    are in `docs/generation.md`.
+
+    The loop ends when every row has ended, or at `max_length`. It compiles once for each shape and each set of options
+    that are on; another temperature, penalty, bias or token id does not compile again, and another length does not
+    within the same `pad_to_multiple_of`. A compilation is announced by the logger `bart_eqx.generation`.
 
     Args:
-        model: Any `BartForConditionalGeneration`.
-        input_ids: The source.
-        attention_mask: Zero, or False, at padding. By default, as in transformers' PyTorch, every `pad_token_id` of the
-            source is taken for padding (unless it is `eos_token_id` as well).
+        model: Any `BartForConditionalGeneration` or `BartForCausalLM`.
+        input_ids: The source; for a decoder alone the prompt, by default `bos_token_id`.
+        attention_mask: Zero, or False, at its padding. By default, as in transformers' PyTorch, every `pad_token_id` is
+            taken for padding (unless it ends sequences as well).
+        encoder_outputs: From `model.encode`, which is then not run. `input_ids` may stand beside it, for the options
+            that read the source's tokens.
+        encoder_attention_mask: For a decoder alone, the mask of its `encoder_outputs`.
+        decoder_input_ids: A prompt for each row, to be continued. The start token is put before it where it is missing.
+        decoder_attention_mask: Zero, or False, at the prompts' padding, on whichever side. A row with padding is
+            continued as it would be alone, and is returned without it.
         generation_config: By default `model.generation_config`, which came with the checkpoint.
+        logits_processor: Functions `(logits, tokens, length) -> logits` as in `bart_eqx.generation.processors`, applied
+            after the ones that options ask for and before those of sampling.
+        prefix_allowed_tokens: Token sequences of which one must be written after the prompt, or such a set for each row.
+        semantics: "pytorch" writes what transformers 5 writes with PyTorch; "flax" what 4.57's Flax loops wrote.
+        pad_to_multiple_of: Round the source's length and the room for tokens up, so that other lengths find a compiled
+            loop. The result is the same.
+        key: For sampling. The same key draws the same tokens, and a row's draws do not depend on the other rows.
         **options: Fields of `GenerationConfig`, which override it.
 
     Raises:
-        TypeError: for an option that `GenerationConfig` does not have.
-        ValueError: for an option that is not implemented, an id outside the vocabulary, or a source or a `max_length`
-            for which the model has no positions.
+        TypeError: for an option that transformers does not have either.
+        ValueError: for an option that is not implemented, options that contradict each other, sampling without a key, an
+            id outside the vocabulary, or lengths for which the model has no positions.
     """
-    config = dataclasses.replace(generation_config or model.generation_config, **options)
-    asked = {name: getattr(config, name) for name in _NOT_YET}
-    if refused := [f"{name}={value!r}" for name, value in asked.items() if value != _NOT_YET[name]]:
-        remedy = ", ".join(f"{name}={off!r}" for name, off in _NOT_YET.items())
-        raise ValueError(
-            f"Greedy search is the only one so far. Got {', '.join(refused)}, from the call or from the checkpoint's "
-            f"generation_config. Turn them off with generate(..., {remedy})."
+    plan = make_plan(
+        model,
+        input_ids,
+        attention_mask,
+        encoder_outputs=encoder_outputs,
+        encoder_attention_mask=encoder_attention_mask,
+        decoder_input_ids=decoder_input_ids,
+        decoder_attention_mask=decoder_attention_mask,
+        generation_config=generation_config,
+        logits_processor=logits_processor,
+        prefix_allowed_tokens=prefix_allowed_tokens,
+        semantics=semantics,
+        pad_to_multiple_of=pad_to_multiple_of,
+        sampling_key=key is not None,
+        options=options,
+    )
+    found = _search(model, plan, semantics, key)
+    result = _readable(found, plan.limits.pad, plan.request.prompt_mask)
+    if plan.config.output_attentions or plan.config.output_hidden_states:
+        states = states_of(
+            model,
+            plan.request,
+            found.tokens,
+            output_attentions=plan.config.output_attentions,
+            output_hidden_states=plan.config.output_hidden_states,
         )
-    input_ids = jnp.asarray(check_token_ids("input_ids", input_ids, model.config.vocab_size))
-    if attention_mask is not None:
-        mask = as_boolean(attention_mask)
-    elif config.pad_token_id != config.eos_token_id:
-        mask = input_ids != config.pad_token_id
+        steps = slice(plan.prompt_length - 1, None)
+        chosen = lambda layers: None if layers is None else tuple(x if x is None else x[..., steps, :] for x in layers)
+        result = eqx.tree_at(
+            lambda r: (r.cross_attentions, r.decoder_attentions, r.decoder_hidden_states),
+            result,
+            (chosen(states.cross_attentions), chosen(states.attentions), chosen(states.hidden_states)),
+            is_leaf=lambda x: x is None,
+        )
+    result = jax.tree.map(lambda x: _with_batch_axes(x, plan.batch), result)
+    if plan.buffer > plan.max_length:
+        spare = plan.buffer - plan.max_length
+        result = eqx.tree_at(lambda r: r.sequences, result, result.sequences[..., :-spare])
+    return result
+
+
+def _search(model: Writer, plan: Plan, semantics: Semantics, key: PRNGKeyArray | None) -> Found:
+    c = plan.config
+    records = dict(output_scores=c.output_scores, output_logits=c.output_logits)
+    if c.prompt_lookup_num_tokens is not None:
+        if c.output_scores or c.output_logits:
+            raise ValueError("Prompt lookup keeps no scores. Turn `output_scores`, `output_logits` or the lookup off.")
+        return prompt_lookup_search(
+            model,
+            plan.request,
+            plan.source,
+            plan.processors,
+            plan.limits,
+            num_tokens=c.prompt_lookup_num_tokens,
+            max_ngram=c.max_matching_ngram_size or 2,
+            buffer=plan.buffer,
+        )
+    if c.num_beams == 1:
+        choose = Likeliest()
+        if c.do_sample:
+            assert key is not None
+            choose = FlaxDraw(key, integers(plan.prompt_length)) if semantics == "flax" else Draw(key)
+        return ancestral_search(
+            model,
+            plan.request,
+            plan.processors,
+            choose,
+            plan.limits,
+            num_sequences=c.num_return_sequences,
+            buffer=plan.buffer,
+            **records,
+        )
+    scale = LengthScale(plan.limits.max_length, number(c.length_penalty), plan.prompt_length, c.early_stopping)
+    if c.force_words_ids is not None:
+        rules = ConstrainedRules(scale, ForcedWords.from_ids(c.force_words_ids))
+    elif c.num_beam_groups > 1:
+        rules = ScorerRules(scale)
+    elif semantics == "flax":
+        rules = FlaxRules(scale)
     else:
-        mask = jnp.ones(input_ids.shape, bool)
-    sequences, lengths = greedy_search(model, input_ids, mask, config)
-    return GenerationResult(sequences, lengths)
+        rules = PyTorchRules(scale)
+    return beam_search(
+        model,
+        plan.request,
+        plan.processors,
+        rules,
+        plan.limits,
+        num_beams=c.num_beams,
+        num_groups=c.num_beam_groups,
+        num_return_sequences=c.num_return_sequences,
+        buffer=plan.buffer,
+        key=key if c.do_sample else None,
+        **records,
+    )
+
+
+@eqx.filter_jit
+def _readable(
+    found: Found, pad: Integer[Array, ""], prompt_mask: Bool[Array, "batch prompt"] | None
+) -> GenerationResult:
+    """Padding out of the prompt and behind the end, rows `[batch, n, ...]`."""
+    tokens, lengths = found.tokens, found.lengths
+    if prompt_mask is not None:
+        tokens = jnp.take_along_axis(tokens, jnp.argsort(tokens < 0, axis=-1, stable=True), axis=-1)
+        lengths = lengths - jnp.sum(~prompt_mask, axis=-1, keepdims=True)
+    records, calls = found.records, found.model_calls
+    return GenerationResult(
+        sequences=jnp.where(tokens < 0, pad, tokens),
+        lengths=lengths,
+        scores=found.scores,
+        beam_indices=found.beam_indices,
+        step_scores=None if records is None else records.scores,
+        step_logits=None if records is None else records.logits,
+        model_calls=None if calls is None else calls[:, None],
+    )
+
+
+def _with_batch_axes(x: Array, batch: tuple[int, ...]) -> Array:
+    """`[batch, n, ...]` with the caller's batch axes, of which the last is `n` times as long."""
+    n = x.shape[1]
+    if n == 1:
+        return x.reshape(*batch, *x.shape[2:])
+    return x.reshape(*batch[:-1], n * (batch[-1] if batch else 1), *x.shape[2:])

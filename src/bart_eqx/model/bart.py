@@ -84,17 +84,21 @@ class BartModel(eqx.Module):
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
         *,
         max_length: int,
+        num_beams: int | None = None,
     ) -> DecoderCache:
         """An empty cache with room for `max_length` target tokens, over a source that `encode` has read.
 
         The keys and values of cross attention are projected here, once; no later call looks at the source again.
+        With `num_beams`, `decode` takes and returns `[*batch, num_beams, ...]`: each beam has a past of its own, and all
+        beams of a row read its one source.
 
         Raises:
             ValueError: if `max_length` is more than `config.max_position_embeddings`.
         """
         states = encoder_outputs.last_hidden_state
         mask = None if encoder_attention_mask is None else as_boolean(encoder_attention_mask)
-        return self.decoder.init_cache(states.shape[:-2], max_length, states, mask)
+        beams = () if num_beams is None else (num_beams,)
+        return self.decoder.init_cache((*states.shape[:-2], *beams), max_length, states, mask)
 
     @overload
     def decode(

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer
 
 from ..typing import Array
@@ -38,16 +39,30 @@ class DecoderCache(eqx.Module):
     self_attn: tuple[KVCache, ...]
     """One per layer, written by `decode`."""
     cross_attn: tuple[KVCache, ...] | None
-    """One per layer, computed once from the source by `init_cache`; `None` for a decoder without an encoder."""
+    """One per layer, computed once from the source by `init_cache`, and not repeated where beams share the source; `None`
+    for a decoder without an encoder."""
     attention_mask: Bool[Array, "*batch max_len"]
     """Which slots may be attended to, once they are taken. False where a prefix was padded."""
-    encoder_attention_mask: Bool[Array, "*batch src"] | None
+    encoder_attention_mask: Bool[Array, "*source src"] | None
     position: Integer[Array, ""]
     """The next free slot: one number for all layers and rows."""
 
     @property
     def max_length(self) -> int:
         return self.attention_mask.shape[-1]
+
+    def extended(self, extra: int) -> "DecoderCache":
+        """The same with `extra` more slots, also beyond the model's last position."""
+        lengthened = lambda x, axis: jnp.pad(x, [(0, extra if i == x.ndim + axis else 0) for i in range(x.ndim)])
+        return DecoderCache(
+            self_attn=tuple(KVCache(lengthened(kv.keys, -1), lengthened(kv.values, -2)) for kv in self.self_attn),
+            cross_attn=self.cross_attn,
+            attention_mask=jnp.concatenate(
+                [self.attention_mask, jnp.ones((*self.attention_mask.shape[:-1], extra), bool)], axis=-1
+            ),
+            encoder_attention_mask=self.encoder_attention_mask,
+            position=self.position,
+        )
 
     def accept(self, new: int, attention_mask: Bool[Array, "*batch mask_len"] | None) -> Bool[Array, "*batch max_len"]:
         """The mask of all slots, now that `new` tokens come.

@@ -78,15 +78,18 @@ class BartForCausalLM(eqx.Module):
         batch_size: int | None,
         *,
         max_length: int,
-        encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
-        encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
+        num_beams: int | None = None,
+        encoder_hidden_states: Float[Array, "*source src dim"] | None = None,
+        encoder_attention_mask: Mask[HostArray, "*source src"] | None = None,
     ) -> DecoderCache:
         """An empty cache with room for `max_length` tokens in each of `batch_size` rows; `None` for one sequence.
+
+        With `num_beams`, in each of so many beams of every row, which share its encoder states.
 
         Raises:
             ValueError: if `max_length` is more than `config.max_position_embeddings`.
         """
-        batch = () if batch_size is None else (batch_size,)
+        batch = tuple(size for size in (batch_size, num_beams) if size is not None)
         mask = None if encoder_attention_mask is None else as_boolean(encoder_attention_mask)
         return self.model.decoder.init_cache(batch, max_length, encoder_hidden_states, mask)
 

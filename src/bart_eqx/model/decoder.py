@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig
 from ..typing import Array, HostArray, split_or_none
-from .attention import AbstractAttention, BartAttention
+from .attention import AbstractAttention, BartAttention, attend_to_source
 from .cache import DecoderCache, KVCache
 from .layers import (
     ACTIVATION_FUNCTIONS,
@@ -82,7 +82,7 @@ class BartDecoderLayer(eqx.Module):
         position: Integer[Array, ""],
         mask: Bool[Array, "*batch 1 new max_len"],
         source: KVCache | None,
-        source_mask: Bool[Array, "*batch 1 1 src"] | None,
+        source_mask: Bool[Array, "*source 1 1 src"] | None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[
@@ -97,8 +97,8 @@ class BartDecoderLayer(eqx.Module):
         x = self.self_attn_layer_norm(x + self.dropout(found, key=self_key))
         cross_weights = None
         if source is not None:
-            found, cross_weights = self.encoder_attn.attend(
-                x, source.keys, source.values, source_mask, key=cross_weights_key
+            found, cross_weights = attend_to_source(
+                self.encoder_attn, x, source.keys, source.values, source_mask, key=cross_weights_key
             )
             x = self.encoder_attn_layer_norm(x + self.dropout(found, key=cross_key))
         y = feed_forward(x, self.fc1, self.activation_fn, self.activation_dropout, self.fc2, key=activation_key)
@@ -154,8 +154,8 @@ class BartDecoder(eqx.Module):
         self,
         batch: tuple[int, ...],
         max_length: int,
-        encoder_hidden_states: Float[Array, "*batch src dim"] | None,
-        encoder_attention_mask: Bool[Array, "*batch src"] | None,
+        encoder_hidden_states: Float[Array, "*source src dim"] | None,
+        encoder_attention_mask: Bool[Array, "*source src"] | None,
     ) -> DecoderCache:
         """An empty cache for `max_length` tokens, over a source whose keys and values are projected here, once."""
         if not 1 <= max_length <= self.embed_positions.num_positions:

@@ -1,0 +1,165 @@
+"""Beam search, and its relatives: sampled, in groups, with words that must occur."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Integer, PRNGKeyArray
+
+from ..model.cache import DecoderCache
+from ..typing import Array
+from .ancestral import Limits, logger
+from .beam_rules import AbstractBeamRules
+from .beams import BeamGroup, Candidates, Hypotheses, pick
+from .constrained_rules import ConstrainedRules
+from .feeding import Beginning, Request, Writer, begin, feed_last, scores_dtype
+from .processors import DiversityPenalty, LogitsProcessor, apply
+from .results import Found, Records
+
+
+class BeamSearchState(eqx.Module):
+    """What one step hands to the next."""
+
+    groups: tuple[BeamGroup, ...]
+    length: Integer[Array, ""]
+    going: Bool[Array, ""]
+    cache: DecoderCache
+    """Of all tokens but the last, in the order of the groups' beams."""
+    records: Records
+
+    @property
+    def tokens(self) -> Integer[Array, "batch beams buffer"]:
+        return jnp.concatenate([group.tokens for group in self.groups], axis=1)
+
+
+def start_groups(
+    beginning: Beginning, rules: AbstractBeamRules, num_groups: int, dtype: DTypeLike
+) -> tuple[BeamGroup, ...]:
+    """All beams alike, and all but the first of a group out of the race, so that the first step draws from one."""
+    batch, num_beams, buffer = beginning.tokens.shape
+    size = num_beams // num_groups
+    alone = jnp.where(jnp.arange(size) == 0, 0.0, rules.out_of_race).astype(dtype)
+    indices = jnp.full((batch, size, buffer - rules.scale.prompt_length), -1, jnp.int32)
+    groups = []
+    for first in range(0, num_beams, size):
+        tokens = beginning.tokens[:, first : first + size]
+        progress = None
+        if isinstance(rules, ConstrainedRules):
+            progress = rules.words.start((batch, size))
+            for slot in range(rules.scale.prompt_length):
+                progress = rules.words.advance(progress, tokens[..., slot])
+        finished = Hypotheses(
+            tokens=tokens,
+            scores=jnp.full((batch, size), rules.nothing, dtype),
+            lengths=jnp.broadcast_to(beginning.length, (batch, size)),
+            complete=jnp.zeros((batch, size), bool),
+            beam_indices=indices,
+        )
+        groups.append(
+            BeamGroup(
+                tokens=tokens,
+                scores=jnp.broadcast_to(alone, (batch, size)),
+                beam_indices=indices,
+                own_indices=jnp.arange(batch)[:, None] * num_beams + jnp.arange(first, first + size),
+                finished=finished,
+                open=jnp.ones(batch, bool),
+                progress=progress,
+            )
+        )
+    return tuple(groups)
+
+
+def reordered(cache: DecoderCache, parents: Integer[Array, "batch beams"]) -> DecoderCache:
+    """The cache with each beam's own past replaced by its parent's. The source is nobody's past."""
+    own = (cache.self_attn, cache.attention_mask)
+    return eqx.tree_at(lambda c: (c.self_attn, c.attention_mask), cache, pick(own, parents))
+
+
+def step(
+    model: Writer,
+    state: BeamSearchState,
+    padding: Integer[Array, "batch 1 1"] | None,
+    processors: Sequence[LogitsProcessor],
+    rules: AbstractBeamRules,
+    limits: Limits,
+    key: PRNGKeyArray | None,
+) -> BeamSearchState:
+    length = state.length
+    logits, cache = feed_last(model, state.tokens, length, state.cache, padding)
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    step_key = None if key is None else jr.fold_in(key, length)
+
+    groups, all_parents, all_scores, going, chosen, first = [], [], [], jnp.zeros((), bool), [], 0
+    for group in state.groups:
+        size = group.scores.shape[-1]
+        told = tuple(_told(processor, chosen) for processor in processors)
+        scores = apply(told, log_probs[:, first : first + size], group.tokens, length)
+        totals = scores + group.scores[..., None]
+        k = min(max(2, 1 + limits.eos.shape[0]) * size, size * totals.shape[-1])
+        candidates = Candidates.best(totals, k, limits.eos, step_key)
+        moved, parents, group_going = rules.advance(group, totals, candidates, length)
+        ids = jax.lax.dynamic_index_in_dim(moved.tokens, length, axis=-1, keepdims=False)
+        chosen.append(jnp.where(group.open[:, None], ids, limits.pad))
+        groups.append(moved)
+        all_parents.append(parents + first)
+        all_scores.append(scores)
+        going |= group_going
+        first += size
+
+    return BeamSearchState(
+        groups=tuple(groups),
+        length=length + 1,
+        going=going,
+        cache=reordered(cache, jnp.concatenate(all_parents, axis=1)),
+        records=state.records.write(length - rules.scale.prompt_length, jnp.concatenate(all_scores, axis=1), logits),
+    )
+
+
+def _told(processor: LogitsProcessor, chosen: list[Integer[Array, "batch n"]]) -> LogitsProcessor:
+    """A diversity penalty learns what the groups before have chosen at this step; other processors need not know."""
+    if isinstance(processor, DiversityPenalty) and chosen:
+        return DiversityPenalty(processor.penalty, jnp.concatenate(chosen, axis=1))
+    return processor
+
+
+@eqx.filter_jit
+def beam_search(
+    model: Writer,
+    request: Request,
+    processors: Sequence[LogitsProcessor],
+    rules: AbstractBeamRules,
+    limits: Limits,
+    *,
+    num_beams: int,
+    num_groups: int,
+    num_return_sequences: int,
+    buffer: int,
+    key: PRNGKeyArray | None,
+    output_scores: bool,
+    output_logits: bool,
+) -> Found:
+    batch, prompt_length = request.prompt.shape
+    logger.info("Compiling %s: %d x %d beams, %d tokens", type(rules).__name__, batch, num_beams, buffer)
+    beginning = begin(model, request, num_beams, buffer)
+    shape = (batch, num_beams, buffer - prompt_length, model.config.vocab_size)
+    dtype = scores_dtype(beginning.cache)
+    start = BeamSearchState(
+        groups=start_groups(beginning, rules, num_groups, dtype),
+        length=beginning.length,
+        going=jnp.ones((), bool),
+        cache=beginning.cache,
+        records=Records.empty(shape, dtype, scores=output_scores, logits=output_logits),
+    )
+    end = jax.lax.while_loop(
+        lambda state: state.going,
+        lambda state: step(model, state, beginning.padding, processors, rules, limits, key),
+        start,
+    )
+    first, *others = [rules.finish(group, end.length, num_return_sequences) for group in end.groups]
+    for other in others:
+        first = first.joined(other)
+    best = first.best(num_return_sequences)
+    return Found(best.tokens, best.lengths, best.scores, best.beam_indices, end.records)

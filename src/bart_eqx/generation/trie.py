@@ -1,0 +1,105 @@
+"""A set of token sequences as a tree, in arrays: what may follow a prefix is a lookup inside the compiled loop."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Integer
+
+from ..typing import Array
+from .processors import AbstractLogitsProcessor, marked
+
+
+class Trie(eqx.Module):
+    """The edges of a tree, or of several with a root each, in the order in which the sequences name them.
+
+    Memory is linear in the edges, and a lookup compares all of them: made for up to some ten thousand tokens.
+    """
+
+    parents: Integer[Array, " edges"]
+    tokens: Integer[Array, " edges"]
+    children: Integer[Array, " edges"]
+    roots: Integer[Array, " trees"]
+    depth: int = eqx.field(static=True)
+
+    @classmethod
+    def from_sequences(cls, trees: Sequence[Sequence[Sequence[int]]]) -> "Trie":
+        """One tree for each set of sequences."""
+        edges: dict[tuple[int, int], int] = {}
+        nodes = len(trees)
+        for root, sequences in enumerate(trees):
+            for sequence in sequences:
+                node = root
+                for token in sequence:
+                    if (node, int(token)) not in edges:
+                        edges[node, int(token)] = nodes
+                        nodes += 1
+                    node = edges[node, int(token)]
+        ends = np.array(list(edges), np.int32).reshape(-1, 2)
+        return cls(
+            parents=jnp.asarray(ends[:, 0]),
+            tokens=jnp.asarray(ends[:, 1]),
+            children=jnp.asarray(np.array(list(edges.values()), np.int32)),
+            roots=jnp.arange(len(trees), dtype=jnp.int32),
+            depth=max((len(sequence) for sequences in trees for sequence in sequences), default=0),
+        )
+
+    def leaving(self, nodes: Integer[Array, "*rows"]) -> Bool[Array, "*rows edges"]:
+        """Which edges start at a node; none at -1."""
+        return nodes[..., None] == self.parents
+
+    def step(self, nodes: Integer[Array, "*rows"], tokens: Integer[Array, "*rows"]) -> Integer[Array, "*rows"]:
+        """Where a token leads; -1 where it leads nowhere."""
+        taken = self.leaving(nodes) & (tokens[..., None] == self.tokens)
+        return jnp.max(jnp.where(taken, self.children, -1), axis=-1, initial=-1)
+
+
+class PrefixTrie(AbstractLogitsProcessor):
+    """Allows only the given sequences, which follow the prompt and are then ended; see `generate`.
+
+    It does what transformers' `prefix_allowed_tokens_fn` does with such a set (arXiv:2010.00904), as data.
+    """
+
+    trie: Trie
+    prompt_length: Integer[Array, ""]
+    eos: Integer[Array, " n"]
+
+    @classmethod
+    def allowing(
+        cls, sets: Sequence[Sequence[Sequence[int]]], eos_token_ids: Sequence[int], prompt_length: int
+    ) -> "PrefixTrie":
+        """One set of sequences for every row, or a single one for all rows."""
+        for sequences in sets:
+            if not sequences or not all(len(sequence) for sequence in sequences):
+                raise ValueError("`prefix_allowed_tokens` needs at least one sequence, and no empty one.")
+        ended = [
+            [[*sequence, *([] if sequence[-1] in eos_token_ids else eos_token_ids[:1])] for sequence in sequences]
+            for sequences in sets
+        ]
+        return cls(Trie.from_sequences(ended), jnp.asarray(prompt_length, jnp.int32), jnp.asarray(eos_token_ids))
+
+    def __call__(
+        self,
+        logits: Float[Array, "batch beams vocab"],
+        tokens: Integer[Array, "batch beams buffer"],
+        length: Integer[Array, ""],
+    ) -> Float[Array, "batch beams vocab"]:
+        def walk(i: Integer[Array, ""], nodes: Integer[Array, "batch beams"]) -> Integer[Array, "batch beams"]:
+            slot = self.prompt_length + i
+            token = jax.lax.dynamic_index_in_dim(tokens, jnp.minimum(slot, tokens.shape[-1] - 1), -1, keepdims=False)
+            return jnp.where(slot < length, self.trie.step(nodes, token), nodes)
+
+        start = jnp.broadcast_to(self.trie.roots[:, None], tokens.shape[:-1])
+        nodes = jax.lax.fori_loop(0, self.trie.depth, walk, start)
+        # What has left the tree, as beams that are padding have, can only end.
+        nodes = jnp.where(length - self.prompt_length > self.trie.depth, -1, nodes)
+        edges = self.trie.leaving(nodes)
+        allowed = marked(jnp.where(edges, self.trie.tokens, -1), logits.shape[-1])
+        lost = ~jnp.any(edges, axis=-1, keepdims=True)
+        allowed = jnp.where(lost, marked(self.eos[:1], logits.shape[-1]), allowed)
+        barred = jnp.where(allowed, logits, -jnp.inf)
+        # Where earlier processors have barred all that is allowed, the set goes first.
+        stuck = jnp.all(barred == -jnp.inf, axis=(-2, -1), keepdims=True)
+        return jnp.where(stuck, jnp.where(allowed, 0.0, -jnp.inf).astype(logits.dtype), barred)
