@@ -238,4 +238,5 @@ class ScorerRules(AbstractBeamRules):
             admitted,
             group.beam_indices,
         )
-        return group.finished.joined(running).best(group.scores.shape[-1])
+        last_first = jax.tree.map(lambda x: x[:, ::-1], group.finished.joined(running))  # as a Python list is popped
+        return last_first.best(group.scores.shape[-1])

@@ -26,8 +26,8 @@ class Hypotheses(eqx.Module):
     beam_indices: Integer[Array, "batch n steps"]
 
     def best(self, n: int) -> "Hypotheses":
-        """The `n` best, the best first; of equals, the earlier."""
-        return pick(self, jax.lax.top_k(self.scores, n)[1])
+        """The `n` best, the best first; of equals those that are complete, and then the earlier."""
+        return pick(self, jnp.lexsort((~self.complete, -self.scores))[:, :n])
 
     def joined(self, others: "Hypotheses") -> "Hypotheses":
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), self, others)
