@@ -7,13 +7,19 @@ PIP_FLAGS := --quiet --disable-pip-version-check
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
-.PHONY: demo test oracle test-oracle references lint format types docs clean
+# Programs of tiny models run for milliseconds and compile for seconds; the slow tests and the oracle optimise as users do.
+QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1
+
+.PHONY: demo test test-slow oracle test-oracle references lint format types docs clean
 
 demo: $(VENV)/.ready  ## Convert the shipped Flax checkpoint and spell numbers: make demo NUMBERS="40217 7"
 	$(VENV)/bin/python -m bart_eqx.demo $(NUMBERS)
 
 test: $(VENV)/.ready  ## The tests, against stored references
-	$(CACHE) $(VENV)/bin/python -m pytest -n auto -m "not oracle"
+	$(CACHE) $(QUICK) $(VENV)/bin/python -m pytest -n auto -m "not oracle and not slow"
+
+test-slow: $(VENV)/.ready  ## The tests that compile much: every stored case of generation, and a model of full size
+	$(CACHE) $(VENV)/bin/python -m pytest -n auto -m "slow and not oracle"
 
 test-oracle: $(ORACLE)/.ready  ## The live comparisons with Hugging Face's Flax
 	$(CACHE) $(ORACLE)/bin/python -m pytest -n auto -m oracle tests/oracle

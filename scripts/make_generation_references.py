@@ -1,10 +1,10 @@
 """Make the stored references of generation, from Hugging Face's PyTorch.
 
-    ENVIRONMENT_A/bin/python scripts/make_generation_references.py   # torch and transformers 5: everything but two modes
-    ENVIRONMENT_B/bin/python scripts/make_generation_references.py   # torch and transformers 4.55: group beams, forced words
+    ENVIRONMENT_A/bin/python scripts/make_generation_references.py  # torch, transformers 5: everything but two modes
+    ENVIRONMENT_B/bin/python scripts/make_generation_references.py  # torch, transformers 4.55: groups, forced words
 
-transformers 5 moved diverse and constrained beam search out of the package; 4.55 is the last release that has them. Run A
-first: it makes the models. A and B differ in `pip install torch 'transformers>=5'` and `pip install torch
+transformers 5 moved diverse and constrained beam search out of the package; 4.55 is the last release that has them. Run
+A first: it makes the models. A and B differ in `pip install torch 'transformers>=5'` and `pip install torch
 transformers==4.55.4`; on Linux, torch brings gigabytes of CUDA unless a build for CPU is asked for.
 
 A case is a call of `generate` for two sources, with options that are drawn at random within a family, which fixes what
@@ -407,8 +407,9 @@ def processed_scores() -> None:
     arrays: dict[str, Any] = dict(logits=logits)
     none = torch.zeros((64, 1), dtype=torch.long)
     for name, values in dict(
-        temperature=[0.5, 1.7], top_k=[1, 7, 60], top_p=[0.0, 0.3, 0.9, 1.0], min_p=[0.0, 0.1, 1.0], top_h=[0.2, 0.7, 0.95],
-        typical_p=[0.1, 0.5, 0.95], epsilon_cutoff=[0.001, 0.05, 0.4], eta_cutoff=[0.001, 0.05, 0.4],
+        temperature=[0.5, 1.7], top_k=[1, 7, 60], top_p=[0.0, 0.3, 0.9, 1.0], min_p=[0.0, 0.1, 1.0],
+        top_h=[0.2, 0.7, 0.95], typical_p=[0.1, 0.5, 0.95],
+        epsilon_cutoff=[0.001, 0.05, 0.4], eta_cutoff=[0.001, 0.05, 0.4],
     ).items():  # fmt: skip
         for value in values:
             if name == "top_h":
@@ -420,7 +421,8 @@ def processed_scores() -> None:
                     arrays[f"{name} {value} {keep}"] = FILTERS[name](value, min_tokens_to_keep=keep)(none, logits)
     made_by = f"transformers {transformers.__version__}, torch {torch.__version__}"
     path = TARGET / "processed.npz"
-    np.savez_compressed(path, made_by=np.array(made_by), **{name: np.asarray(array) for name, array in arrays.items()})
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    np.savez_compressed(path, made_by=np.array(made_by), **arrays)
     print(f"{path.name}  {path.stat().st_size:,} bytes, {len(arrays)} arrays")
 
 

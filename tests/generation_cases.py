@@ -45,9 +45,9 @@ def stored_model(name: str) -> Any:
     return bart_eqx.from_pretrained(FOLDER / name)
 
 
-def mismatch(case: dict[str, Any]) -> str | None:
+def mismatch(case: dict[str, Any], **more: Any) -> str | None:
     """What our `generate` does differently in a case: nothing, if all is well."""
-    options = dict(case["options"])
+    options = case["options"] | more
     arrays = {name: np.array(options.pop(name)) for name in ("decoder_input_ids",) if name in options}
     result = bart_eqx.generate(
         stored_model(case["model"]),

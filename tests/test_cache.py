@@ -43,6 +43,11 @@ def whole(model: Model, *inputs: Any) -> Any:
     return model(*inputs)
 
 
+@eqx.filter_jit
+def whole_encoder(model: Model, ids: Any, mask: Any) -> Any:
+    return model.encode(ids, mask)
+
+
 def test_there_are_all_splits() -> None:
     assert len(SPLITS) == 2 ** (LENGTH - 1) and all(sum(split) == LENGTH for split in SPLITS)
 
@@ -52,7 +57,7 @@ def test_every_split(model: Model, config: bart_eqx.BartConfig, decode: Any, bat
     inputs = ragged_inputs(config, tgt=LENGTH)
     if not batch:
         inputs = {name: array[1] for name, array in inputs.items()}
-    encoded = model.encode(inputs["input_ids"], inputs["attention_mask"])
+    encoded = whole_encoder(model, inputs["input_ids"], inputs["attention_mask"])
     wanted = whole(model, *inputs.values()).logits
     empty = model.init_cache(encoded, inputs["attention_mask"], max_length=LENGTH + 4)
     ids, mask = inputs["decoder_input_ids"], inputs["decoder_attention_mask"]
@@ -72,7 +77,7 @@ def test_every_split(model: Model, config: bart_eqx.BartConfig, decode: Any, bat
 def test_masks_may_cover_every_slot(model: Model, config: bart_eqx.BartConfig, decode: Any, new: int) -> None:
     """As Hugging Face's Flax wants them: as long as the cache, and the same at every step."""
     inputs = ragged_inputs(config, tgt=8)
-    encoded = model.encode(inputs["input_ids"], inputs["attention_mask"])
+    encoded = whole_encoder(model, inputs["input_ids"], inputs["attention_mask"])
     cache = model.init_cache(encoded, inputs["attention_mask"], max_length=20)
     mask = np.pad(inputs["decoder_attention_mask"], ((0, 0), (0, 12)), constant_values=1)
     logits = []
@@ -191,3 +196,22 @@ def test_causal_lm(config: bart_eqx.BartConfig) -> None:
         assert relative_error(jnp.concatenate([first.logits, last.logits], axis=1), whole) <= LIMIT
     alone = model(ids[0], cache=model.init_cache(None, max_length=10))[0].logits
     assert relative_error(alone, model(ids[0]).logits) <= LIMIT
+
+
+def test_beams_share_their_source(model: Model, config: bart_eqx.BartConfig) -> None:
+    """Beams of a row read one projection of it, and have the numbers of rows that each have their own."""
+    inputs = ragged_inputs(config)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    encoded = whole_encoder(model, ids, mask)
+    cache = model.init_cache(encoded, mask, max_length=5, num_beams=2)
+    assert cache.cross_attn is not None
+    assert cache.cross_attn[0].keys.shape == (3, 3, 10, 11) and cache.self_attn[0].keys.shape == (3, 2, 3, 10, 5)
+    tokens = np.arange(12, 30).reshape(3, 2, 3)
+    repeated = whole_encoder(model, np.repeat(ids, 2, axis=0), np.repeat(mask, 2, axis=0))
+    apart = model.init_cache(repeated, np.repeat(mask, 2, axis=0), max_length=5)
+    for chunk in (slice(0, 2), slice(2, 3)):
+        out, cache = eqx.filter_jit(model.decode)(tokens[..., chunk], cache, output_attentions=True)
+        wanted, apart = eqx.filter_jit(model.decode)(tokens.reshape(6, 3)[..., chunk], apart, output_attentions=True)
+        assert relative_error(out.logits.reshape(wanted.logits.shape), wanted.logits) <= LIMIT
+        for ours, theirs in zip(out.cross_attentions, wanted.cross_attentions, strict=True):
+            assert relative_error(ours.reshape(theirs.shape), theirs) <= LIMIT

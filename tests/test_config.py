@@ -138,8 +138,10 @@ def test_generation_config() -> None:
     read = GenerationConfig.from_dict(dict(max_length=142, num_beams=4, temperature=None, use_cache=True), config)
     assert (read.max_length, read.num_beams, read.forced_bos_token_id, read.temperature) == (142, 4, 0, 1.0)
     assert GenerationConfig.from_dict(read.to_dict(), BartConfig()) == read
-    with pytest.raises(ValueError, match="not known here: guidance_scale"):
+    with pytest.raises(ValueError, match="`guidance_scale=1.5` is not implemented: classifier-free"):
         GenerationConfig.from_dict(dict(guidance_scale=1.5), config)
+    with pytest.raises(ValueError, match="not known here: guidance"):
+        GenerationConfig.from_dict(dict(guidance=1.5), config)
     with pytest.raises(ValueError, match="at least 2"):
         GenerationConfig(max_length=1)
     with pytest.raises(ValueError, match="at least 1"):

@@ -1,18 +1,66 @@
-"""The greedy loop, against one that is written out step by step."""
+"""`generate` and `stream`: what holds for every search, whatever the reference does."""
 
+import itertools
+import logging
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from num2words import num2words
+from scipy import stats
+from tokenizers import Tokenizer
 
 import bart_eqx
-from bart_eqx import GenerationConfig, generate
-from support import CONFIGS, ragged_inputs, random_model
+from bart_eqx import GenerationConfig, GenerationResult, generate, stream
+from bart_eqx.generation.beam_rules import LengthScale, PyTorchRules
+from bart_eqx.generation.beam_search import beam_search
+from bart_eqx.generation.beams import Candidates
+from bart_eqx.generation.plan import make_plan
+from bart_eqx.model.outputs import BaseModelOutput
+from generation_cases import cases, mismatch
+from support import configured, ragged_inputs, random_model
 
 
 Model = bart_eqx.BartForConditionalGeneration
+KEY = jax.random.key(0)
+FREE: dict[str, Any] = dict(forced_eos_token_id=None)
+
+# One of every search. They share shapes, and so programs.
+SEARCHES: dict[str, dict[str, Any]] = {
+    "greedy": dict(),
+    "sampling": dict(do_sample=True, key=KEY, temperature=2.0),
+    "beams": dict(num_beams=3),
+    "groups": dict(num_beams=4, num_beam_groups=2, diversity_penalty=1.5),
+    "words": dict(num_beams=3, force_words_ids=[[40, 41], [[50], [60, 61]]]),
+    "lookup": dict(prompt_lookup_num_tokens=3),
+}
+
+
+def ending(model: Any) -> Any:
+    """Made likelier to end, so that rows end at different places."""
+    bias = model.final_logits_bias.at[0, model.config.eos_token_id].add(9.0)
+    return eqx.tree_at(lambda m: m.final_logits_bias, model, bias)
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    """One layer in the decoder: what compiles here is mostly that."""
+    return ending(random_model(Model, configured("unequal", decoder_layers=1), seed=2))
+
+
+@pytest.fixture(scope="module")
+def causal() -> bart_eqx.BartForCausalLM:
+    return random_model(bart_eqx.BartForCausalLM, configured("unequal", decoder_layers=1), seed=4)
+
+
+def write(model: Any, **options: Any) -> GenerationResult:
+    inputs = ragged_inputs(model.config)
+    defaults: dict[str, Any] = dict(max_length=12) | FREE
+    return generate(model, inputs["input_ids"], inputs["attention_mask"], **(defaults | options))
 
 
 def written_out(model: Model, ids: Any, mask: Any, max_length: int, bos: int | None, eos: int | None) -> list[int]:
@@ -38,17 +86,9 @@ def full(model: Model, ids: Any, mask: Any, tokens: Any, length: Any) -> Any:
     return model(ids, mask, tokens).logits[jnp.asarray(length) - 1]
 
 
-@pytest.fixture(scope="module", params=["unequal", "other_ids"])
-def writer(request: pytest.FixtureRequest) -> Model:
-    """A random model, made likelier to end, so that rows end at different places."""
-    model = random_model(Model, bart_eqx.BartConfig(**CONFIGS[request.param]), seed=2)
-    eos = model.config.eos_token_id
-    bias = model.final_logits_bias.at[0, eos].add(9.0)
-    return eqx.tree_at(lambda m: m.final_logits_bias, model, bias)
-
-
-@pytest.mark.parametrize(("bos", "eos"), [(None, None), (13, 7)])
-def test_greedy(writer: Model, bos: int | None, eos: int | None) -> None:
+@pytest.mark.parametrize(("config", "bos", "eos"), [("unequal", None, None), ("other_ids", 13, 7)])
+def test_greedy(config: str, bos: int | None, eos: int | None) -> None:
+    writer = ending(random_model(Model, configured(config, decoder_layers=1), seed=2))
     inputs = ragged_inputs(writer.config)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     result = generate(writer, ids, mask, max_length=12, forced_bos_token_id=bos, forced_eos_token_id=eos)
@@ -60,49 +100,437 @@ def test_greedy(writer: Model, bos: int | None, eos: int | None) -> None:
         assert (result.sequences[row, length:] == writer.config.pad_token_id).all()
 
 
-def test_rows_end_apart(writer: Model) -> None:
-    """The case above means something: some rows end early, and one row's end leaves the others alone."""
-    inputs = ragged_inputs(writer.config)
+@pytest.mark.parametrize("search", SEARCHES)
+def test_ends_once_and_rows_are_independent(model: Model, search: str) -> None:
+    """After its end a row has padding, and before it no end. Other rows, and what stands at padding, do not matter."""
+    options: dict[str, Any] = dict(max_length=12) | FREE | SEARCHES[search]
+    inputs = ragged_inputs(model.config)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    together = generate(writer, ids, mask, max_length=15, forced_eos_token_id=None)
-    if writer.config.eos_token_id == 2:
-        assert len(set(together.lengths.tolist())) > 1
-    for row in range(3):
-        alone = generate(writer, ids[row], mask[row], max_length=15, forced_eos_token_id=None)
-        assert alone.sequences.shape == (15,)
-        np.testing.assert_array_equal(alone.sequences, together.sequences[row])
-        assert alone.lengths == together.lengths[row]
+    result = generate(model, ids, mask, **options)
+    for tokens, length in zip(result.sequences.tolist(), result.lengths.tolist(), strict=True):
+        assert tokens[length:] == [1] * (12 - length)
+        assert 2 not in tokens[1 : length - 1]
+        assert tokens[length - 1] == 2 or length == 12
+    if search == "greedy":
+        assert len(set(result.lengths.tolist())) > 1  # the rows end at different places: the above says something
+
+    other_ids, other_mask = np.roll(ids, 3), np.ones_like(mask)
+    other_ids[1], other_mask[1] = np.where(mask[1], ids[1], 50), mask[1]
+    other = generate(model, other_ids, other_mask, **options)
+    np.testing.assert_array_equal(other.sequences[1], result.sequences[1])
+    assert (other.sequences != result.sequences).any()
+    if result.scores is not None and other.scores is not None:
+        np.testing.assert_allclose(other.scores[1], result.scores[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("search", ["beams", pytest.param("sampling", marks=pytest.mark.slow)])
+def test_a_row_alone_and_with_more_padding(model: Model, search: str) -> None:
+    inputs = ragged_inputs(model.config)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    options: dict[str, Any] = dict(max_length=12) | FREE | SEARCHES[search]
+    together = generate(model, ids, mask, **options)
+    longer = generate(model, ids, mask, pad_to_multiple_of=13, **options)
+    np.testing.assert_array_equal(longer.sequences, together.sequences)
+    alone = generate(model, ids[0], mask[0], **options)  # draws are by row, and this is row 0 in both
+    assert alone.sequences.shape == (12,)
+    np.testing.assert_array_equal(alone.sequences, together.sequences[0])
+
+
+def test_one_beam_is_greedy(model: Model) -> None:
+    inputs = ragged_inputs(model.config)
+    plan = make_plan(model, inputs["input_ids"], inputs["attention_mask"], max_length=12, **FREE)
+    scale = LengthScale(plan.limits.max_length, jnp.ones(()), 1, True)
+    found = beam_search(
+        model,
+        plan.request,
+        plan.processors,
+        PyTorchRules(scale),
+        plan.limits,
+        num_beams=1,
+        num_groups=1,
+        num_return_sequences=1,
+        buffer=12,
+        key=None,
+        output_scores=False,
+        output_logits=False,
+    )
+    tokens = jnp.where(found.tokens[:, 0] < 0, model.config.pad_token_id, found.tokens[:, 0])
+    np.testing.assert_array_equal(tokens, write(model).sequences)
+
+
+def told_by_the_prefix(logits: Any, tokens: Any, length: Any) -> Any:
+    """Leaves one token possible, which the whole prefix decides: the weighted sum of its tokens."""
+    real = tokens >= 0
+    total = jnp.sum(jnp.where(real, tokens, 0) * jnp.cumsum(real, axis=-1), axis=-1)
+    forced = 12 + total % (logits.shape[-1] - 12)
+    return jnp.where(jnp.arange(logits.shape[-1]) == forced[..., None], 0.0, -jnp.inf)
+
+
+@pytest.mark.parametrize("search", ["beams", "lookup", pytest.param("groups", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("prompted", [False, True])
+def test_processors_see_exactly_the_prefix(model: Model, search: str, prompted: bool) -> None:
+    ids = ragged_inputs(model.config)["input_ids"]
+    given: dict[str, Any] = dict(max_length=10)
+    starts = [[2]] * 3
+    if prompted:
+        prompt, mask = np.array([[2, 31, 32], [2, 33, 1], [1, 1, 2]]), np.array([[1, 1, 1], [1, 1, 0], [0, 0, 1]])
+        given = dict(decoder_input_ids=prompt, decoder_attention_mask=mask, max_new_tokens=9)
+        starts = [[2, 31, 32], [2, 33], [2]]
+    result = generate(model, ids, logits_processor=[told_by_the_prefix], **given, **FREE, **SEARCHES[search])
+    for tokens, start in zip(result.sequences.tolist(), starts, strict=True):
+        expected = list(start)
+        for _ in range(9):
+            total = sum(place * token for place, token in enumerate(expected, 1))
+            expected.append(12 + total % (97 - 12))
+        assert tokens[: len(expected)] == expected
+
+
+@pytest.mark.parametrize("search", ["beams", *(pytest.param(s, marks=pytest.mark.slow) for s in ("greedy", "lookup"))])
+def test_padded_prompts_go_on_as_they_would_alone(model: Model, search: str) -> None:
+    inputs = ragged_inputs(model.config)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    options: dict[str, Any] = dict(max_new_tokens=8) | FREE | SEARCHES[search]
+    prompts, prompt_mask = np.array([[2, 30, 31], [2, 40, 9], [9, 2, 41]]), np.array([[1, 1, 1], [1, 1, 0], [0, 1, 1]])
+    together = generate(model, ids, mask, decoder_input_ids=prompts, decoder_attention_mask=prompt_mask, **options)
+    alone = generate(
+        model, ids[1:], mask[1:], decoder_input_ids=np.array([[40], [41]]), **options
+    )  # the start token is put before them
+    for row, length in enumerate(alone.lengths.tolist()):
+        assert length == together.lengths[row + 1]
+        np.testing.assert_array_equal(together.sequences[row + 1, :length], alone.sequences[row, :length])
+        assert (together.sequences[row + 1, length:] == 1).all()
+    assert together.sequences[0, :3].tolist() == [2, 30, 31]
+
+
+def test_a_decoder_alone(causal: bart_eqx.BartForCausalLM) -> None:
+    prompt = np.array([[5, 30, 31, 32], [5, 40, 1, 1]])
+    together = generate(causal, prompt, max_new_tokens=8, **FREE)
+    for row, length in ((0, 4), (1, 2)):
+        tokens = prompt[row, :length].tolist()
+        cache = causal.init_cache(1, max_length=12)
+        out, cache = eqx.filter_jit(causal)(np.array([tokens]), cache=cache)
+        for _ in range(8):
+            tokens.append(int(jnp.argmax(out.logits[0, -1])))
+            if tokens[-1] == causal.config.eos_token_id:
+                break
+            out, cache = eqx.filter_jit(causal)(np.array([tokens[-1:]]), cache=cache)
+        assert together.sequences[row, : len(tokens)].tolist() == tokens
+    states = jax.random.normal(KEY, (2, 5, 30))
+    masked = np.array([[1, 1, 1, 0, 0]] * 2)
+    written = [
+        generate(causal, encoder_outputs=encoded, encoder_attention_mask=mask, max_new_tokens=8, **FREE).sequences
+        for encoded, mask in (
+            (BaseModelOutput(states), masked),
+            (BaseModelOutput(states.at[:, 3:].set(9.0)), masked),
+            (BaseModelOutput(states.at[:, 2:].set(9.0)), masked),
+        )
+    ]
+    assert (written[0][:, 0] == causal.config.bos_token_id).all()
+    np.testing.assert_array_equal(written[0], written[1])
+    assert (written[0] != written[2]).any()
+    with pytest.raises(ValueError, match="takes its prompt as `input_ids`"):
+        generate(causal, prompt, decoder_input_ids=prompt)
+
+
+def test_encoder_outputs_in_place_of_tokens(model: Model) -> None:
+    inputs = ragged_inputs(model.config)
+    encoded = eqx.filter_jit(model.encode)(inputs["input_ids"], inputs["attention_mask"])
+    before = np.asarray(encoded.last_hidden_state)
+    result = generate(
+        model, encoder_outputs=encoded, attention_mask=inputs["attention_mask"], max_length=12, num_beams=3, **FREE
+    )
+    np.testing.assert_array_equal(result.sequences, write(model, num_beams=3).sequences)
+    np.testing.assert_array_equal(encoded.last_hidden_state, before)
+    with pytest.raises(ValueError, match="Give `input_ids` beside `encoder_outputs`"):
+        generate(model, encoder_outputs=encoded, encoder_no_repeat_ngram_size=2)
+    with pytest.raises(ValueError, match="Give `input_ids`, or `encoder_outputs`"):
+        generate(model)
+
+
+def test_scores_add_up(model: Model) -> None:
+    """A beam's score is the sum of what its tokens were chosen for, along its ancestors."""
+    result = write(
+        model, num_beams=3, num_return_sequences=2, length_penalty=0.7, output_scores=True, output_logits=True
+    )
+    assert result.step_scores is not None and result.scores is not None and result.beam_indices is not None
+    assert result.step_scores.shape == (9, 11, 97) and result.beam_indices.shape == (6, 11)
+    for row in range(6):
+        steps = int(result.lengths[row]) - 1
+        chosen = [
+            float(result.step_scores[result.beam_indices[row, t], t, result.sequences[row, t + 1]])
+            for t in range(steps)
+        ]
+        np.testing.assert_allclose(sum(chosen) / steps**0.7, result.scores[row], rtol=1e-5)
+        assert (result.beam_indices[row, steps:] == -1).all()
+    assert result.step_logits is not None
+    log_probs = jax.nn.log_softmax(result.step_logits[:, :3])
+    np.testing.assert_allclose(log_probs, result.step_scores[:, :3], atol=1e-5)
+
+
+def test_attentions_of_the_chosen_tokens(model: Model) -> None:
+    result = write(model, num_beams=3, num_return_sequences=2, output_attentions=True, output_hidden_states=True)
+    assert result.cross_attentions is not None and result.decoder_hidden_states is not None
+    assert len(result.cross_attentions) == 1 and result.cross_attentions[0] is not None
+    assert result.cross_attentions[0].shape == (6, 3, 11, 11)
+    inputs = ragged_inputs(model.config)
+    ids, mask = (np.repeat(inputs[name], 2, axis=0) for name in ("input_ids", "attention_mask"))
+    out: Any = eqx.filter_jit(model)(
+        ids, mask, result.sequences[:, :-1], output_attentions=True, output_hidden_states=True
+    )
+    states = result.decoder_hidden_states
+    for row, length in enumerate(result.lengths.tolist()):
+        for ours, theirs in zip(result.cross_attentions, out.cross_attentions, strict=True):
+            assert ours is not None
+            np.testing.assert_allclose(ours[row, :, : length - 1], theirs[row, :, : length - 1], atol=1e-5)
+        last = states[-1][row, : length - 1]
+        np.testing.assert_allclose(last, out.decoder_hidden_states[-1][row, : length - 1], atol=1e-4)
+
+
+DRAWS = 20_000
+
+
+def goodness_of_fit(counts: Any, probs: Any) -> float:
+    """The p-value of a chi-square test over the tokens that are expected at least five times."""
+    assert counts[probs == 0].sum() == 0
+    enough = probs * DRAWS >= 5
+    rest = max(1 - probs[enough].sum(), 0.0)
+    observed, expected = counts[enough], probs[enough] * DRAWS
+    if rest * DRAWS >= 5:
+        observed, expected = np.append(observed, DRAWS - observed.sum()), np.append(expected, rest * DRAWS)
+    return stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue
+
+
+def test_draws_have_the_processed_distribution(model: Model) -> None:
+    options: dict[str, Any] = dict(
+        do_sample=True, temperature=4.0, top_k=30, top_p=0.9, num_return_sequences=DRAWS, max_new_tokens=1
+    )
+    result = generate(model, np.array([5, 6, 7]), key=KEY, output_scores=True, **FREE, **options)
+    assert result.step_scores is not None
+    probs = np.asarray(jax.nn.softmax(result.step_scores[0, 0].astype(jnp.float32)), np.float64)
+    assert 5 < (probs > 0).sum() < 30
+    counts = np.bincount(np.asarray(result.sequences[:, 1]), minlength=97)
+    assert goodness_of_fit(counts, probs) > 1e-3
+    wrong = np.roll(probs, 1)  # the test can tell
+    assert counts[wrong == 0].sum() > 0 or goodness_of_fit(counts, wrong) < 1e-9
+
+
+def test_beams_are_drawn_without_replacement() -> None:
+    totals = jax.random.normal(KEY, (1, 2, 9)).at[0, 0, 3].set(-jnp.inf)
+    drawn = Candidates.best(jnp.tile(totals, (DRAWS, 1, 1)), 5, jnp.array([2]), jax.random.key(1))
+    flat = np.asarray(drawn.parents * 9 + drawn.ids)
+    assert all(len(set(row)) == 5 for row in flat[:200].tolist())
+    probs = np.asarray(jax.nn.softmax(totals.reshape(-1)), np.float64)
+    assert goodness_of_fit(np.bincount(flat[:, 0], minlength=18), probs) > 1e-3
+    # The second draw, given the first: as if the first had never been possible.
+    first = int(probs.argmax())
+    given = probs.copy()
+    given[first] = 0
+    second = np.bincount(flat[flat[:, 0] == first, 1], minlength=18)
+    assert stats.chisquare(second[given > 0], (given / given.sum() * second.sum())[given > 0]).pvalue > 1e-3
+
+
+def test_keys(model: Model) -> None:
+    options = dict(do_sample=True, temperature=3.0)
+    first = write(model, key=jax.random.key(1), **options)
+    np.testing.assert_array_equal(write(model, key=jax.random.key(1), **options).sequences, first.sequences)
+    assert (write(model, key=jax.random.key(2), **options).sequences != first.sequences).any()
+    several = write(model, key=jax.random.key(1), num_return_sequences=2, **options)
+    assert several.sequences.shape == (6, 12)
+    assert (several.sequences[0] != several.sequences[1]).any()
+    with pytest.raises(ValueError, match="Sampling draws from `key`"):
+        write(model, **options)
+
+
+@pytest.mark.parametrize("search", ["sampling", pytest.param("greedy", marks=pytest.mark.slow)])
+def test_streams_what_generate_writes(model: Model, search: str) -> None:
+    inputs = ragged_inputs(model.config)
+    options: dict[str, Any] = dict(max_length=12) | FREE | SEARCHES[search]
+    whole = write(model, **SEARCHES[search])
+    tokens = list(stream(model, inputs["input_ids"], inputs["attention_mask"], **options))
+    assert all(token.shape == (3,) for token in tokens)
+    assert len(tokens) == int(whole.lengths.max()) - 1
+    np.testing.assert_array_equal(np.stack(tokens, axis=1), whole.sequences[:, 1 : 1 + len(tokens)])
+
+
+def test_a_stream_checks_at_once(model: Model) -> None:
+    with pytest.raises(ValueError, match="one by one"):
+        stream(model, np.array([5, 6]), num_beams=2)
+    with pytest.raises(ValueError, match="tokens and nothing else"):
+        stream(model, np.array([5, 6]), output_scores=True)
+
+
+def test_what_compiles(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    """Numbers and token ids do not; another mode does, and so does another shape that is not rounded up."""
+
+    def compilations(**options: Any) -> int:
+        caplog.clear()
+        write(model, **(dict(pad_to_multiple_of=14) | options))
+        return sum("Compiling" in record.message for record in caplog.records)
+
+    with caplog.at_level(logging.INFO, logger="bart_eqx.generation"):
+        sampled = dict(do_sample=True, key=KEY, repetition_penalty=1.2, bad_words_ids=[[5]])
+        compilations(temperature=0.7, top_p=0.8, max_length=12, **sampled)
+        sampled |= dict(repetition_penalty=1.7, bad_words_ids=[[7]], key=jax.random.key(5))
+        assert compilations(temperature=1.3, top_p=0.3, max_length=9, **sampled) == 0
+        assert compilations(max_length=9, **sampled) == 1  # no temperature, no top_p
+        compilations(num_beams=3, length_penalty=1.0, max_length=12)
+        assert compilations(num_beams=3, length_penalty=-2.0, max_length=8) == 0
+
+
+def test_inside_jit(model: Model) -> None:
+    inputs = ragged_inputs(model.config)
+    inside = eqx.filter_jit(lambda ids, mask: generate(model, ids, mask, max_length=12, num_beams=3, **FREE).sequences)
+    np.testing.assert_array_equal(
+        inside(inputs["input_ids"], inputs["attention_mask"]), write(model, num_beams=3).sequences
+    )
+
+
+def test_only_allowed_sequences(model: Model) -> None:
+    allowed = [[20, 21, 22], [20, 23], [24], [20, 21]]
+    result = write(model, prefix_allowed_tokens=allowed, num_beams=3)
+    for tokens, length in zip(result.sequences.tolist(), result.lengths.tolist(), strict=True):
+        assert tokens[1 : length - 1] in allowed and tokens[length - 1] == 2
+    per_row = [[[30, 31]], [[32]], [[33, 34, 35]]]
+    result = write(model, prefix_allowed_tokens=per_row)
+    assert result.sequences[:, 1:5].tolist() == [[30, 31, 2, 1], [32, 2, 1, 1], [33, 34, 35, 2]]
+    # The set is stronger than what other options bar.
+    assert (write(model, prefix_allowed_tokens=[[24]], bad_words_ids=[[24]]).sequences[:, 1] == 24).all()
+    with pytest.raises(ValueError, match="2 sets of sequences for 3 rows"):
+        write(model, prefix_allowed_tokens=per_row[:2])
+    with pytest.raises(ValueError, match="at least one sequence, and no empty one"):
+        write(model, prefix_allowed_tokens=[[5], []])
+
+
+def test_forced_words_occur(model: Model) -> None:
+    result = write(model, **SEARCHES["words"])
+    for tokens in result.sequences.tolist():
+        pairs = list(itertools.pairwise(tokens))
+        assert (40, 41) in pairs and (50 in tokens or (60, 61) in pairs)
+
+
+def test_half_precision(model: Model) -> None:
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_inexact_array(x) else x, model)
+    result = write(half, output_scores=True, num_beams=2)
+    assert result.step_scores is not None and result.step_scores.dtype == jnp.float32
+    assert result.sequences.shape == (3, 12)
 
 
 def test_the_mask_is_inferred_from_padding(model: Model, config: bart_eqx.BartConfig) -> None:
     inputs = ragged_inputs(config)
-    given = generate(model, inputs["input_ids"], inputs["attention_mask"], max_length=8)
-    inferred = generate(model, inputs["input_ids"], max_length=8)
+    given = write(model)
+    inferred = generate(model, inputs["input_ids"], max_length=12, **FREE)
     np.testing.assert_array_equal(inferred.sequences, given.sequences)
-    unmasked = generate(model, inputs["input_ids"], np.ones((3, 11), int), max_length=8)
+    unmasked = generate(model, inputs["input_ids"], np.ones((3, 11), int), max_length=12, **FREE)
     assert (unmasked.sequences != given.sequences).any()
+    flax = generate(model, inputs["input_ids"], max_length=12, semantics="flax", **FREE)  # which infers nothing
+    np.testing.assert_array_equal(flax.sequences, unmasked.sequences)
+
+
+def test_lookup_is_greedy_and_calls_the_model_less() -> None:
+    """On the demo checkpoint: numbers that stand in words already are copied, and are in the source to be looked up."""
+    demo = bart_eqx.from_pretrained("demo", Model)
+    tokenizer = Tokenizer.from_file(str(Path(bart_eqx.__file__).parent / "demo" / "tokenizer.json"))
+    tokenizer.enable_padding(pad_id=1, length=20)
+    calls, tokens = {}, {}
+    for kind, write_number in (("copied", lambda n: num2words(n).replace(",", "")), ("spelt", str)):
+        for n in (7, 40217, 100000, 734512, 555666):
+            ids = np.array([tokenizer.encode(write_number(n)).ids])
+            greedy = generate(demo, ids)
+            lookup = generate(demo, ids, prompt_lookup_num_tokens=8)
+            np.testing.assert_array_equal(lookup.sequences, greedy.sequences)
+            np.testing.assert_array_equal(lookup.lengths, greedy.lengths)
+            assert lookup.model_calls is not None
+            calls[kind] = calls.get(kind, 0) + int(lookup.model_calls[0])
+            tokens[kind] = tokens.get(kind, 0) + int(greedy.lengths[0]) - 1
+    assert tokens["copied"] >= 3 * calls["copied"]
+    assert tokens["spelt"] >= calls["spelt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["greedy", "greedy_forced", "greedy_biased", "greedy_source", "greedy_prompted"])
+def test_lookup_is_greedy_in_every_stored_case(family: str) -> None:
+    """With every processor at every position, and drafts that are often wrong."""
+    for case in cases("transformers5"):
+        if case["family"] == family:
+            assert mismatch(case, prompt_lookup_num_tokens=4, max_matching_ngram_size=1) is None
+
+
+@pytest.mark.slow
+def test_settings_of_bart_large_cnn_on_a_model_of_full_size() -> None:
+    """Beams, lengths, penalties, n-grams and forced tokens of facebook/bart-large-cnn, from its own config.json."""
+    settings = dict(
+        num_beams=4,
+        min_length=56,
+        max_length=142,
+        length_penalty=2.0,
+        no_repeat_ngram_size=3,
+        early_stopping=True,
+        forced_bos_token_id=0,
+        forced_eos_token_id=2,
+    )
+    config = bart_eqx.BartConfig(
+        d_model=768,
+        encoder_layers=6,
+        decoder_layers=6,
+        encoder_attention_heads=12,
+        decoder_attention_heads=12,
+        encoder_ffn_dim=3072,
+        decoder_ffn_dim=3072,
+    )
+    legacy = GenerationConfig.from_legacy_dict(settings, config)
+    base = Model(config, generation_config=legacy, key=KEY)
+    assert sum(x.size for x in jax.tree.leaves(eqx.filter(base, eqx.is_array))) == 139_420_416 + config.vocab_size
+    ids = np.random.default_rng(0).integers(5, config.vocab_size, (1, 64))
+    result = generate(base, ids)
+    length = int(result.lengths[0])
+    tokens = result.sequences[0, :length].tolist()
+    assert result.sequences.shape == (1, 142) and result.scores is not None and np.isfinite(result.scores).all()
+    assert tokens[:2] == [2, 0] and tokens[-1] == 2 and 57 <= length <= 142
+    triples = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    assert len(set(triples)) == len(triples)
 
 
 def test_lengths(model: Model) -> None:
     ids = np.array([5, 6, 7])
-    assert generate(model, ids).sequences.shape == (20,)  # the default, as in transformers
-    assert generate(model, ids, max_new_tokens=3).sequences.shape == (4,)
-    assert generate(model, ids, max_length=23).sequences.shape == (23,)
-    settings = GenerationConfig(max_length=5)
-    assert generate(model, ids, generation_config=settings).sequences.shape == (5,)
-    assert generate(model, ids, max_length=2, forced_eos_token_id=2).sequences.tolist() == [2, 2]
-    assert generate(model, ids, max_length=2, forced_eos_token_id=2).lengths == 2
+    shortest = generate(model, ids, max_length=2, forced_eos_token_id=2)
+    assert shortest.sequences.tolist() == [2, 2] and shortest.lengths == 2
+    shapes = lambda **options: eqx.filter_eval_shape(lambda: generate(model, ids, **options)).sequences.shape
+    assert shapes() == (20,)
+    assert shapes(max_new_tokens=3) == (4,)
+    assert shapes(max_length=24) == (24,)  # the last token needs no position
+    assert shapes(generation_config=GenerationConfig(max_length=5)) == (5,)
+    assert shapes(num_beams=3, num_return_sequences=2) == (2, 20)
+    ids = np.array([[ids, ids], [ids, ids]])
+    assert shapes(num_beams=2, num_return_sequences=2, max_length=4) == (2, 4, 4)
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        (dict(num_beams=4), ValueError, "num_beams=4, .*num_beams=1"),
-        (dict(do_sample=True, min_length=3), ValueError, "do_sample=True, min_length=3"),
-        (dict(no_repeat_ngram_size=3), ValueError, "no_repeat_ngram_size=3"),
-        (dict(max_lenght=4), TypeError, "max_lenght"),
+        (dict(max_lenght=4), TypeError, "no option `max_lenght`. Is it `max_length`"),
         (dict(max_length=1), ValueError, "at least 2"),
-        (dict(max_length=25), ValueError, "at most max_position_embeddings=23. Got max_length=24"),
+        (dict(max_length=25), ValueError, "at most 24 tokens. Got max_length=25"),
+        (dict(min_length=9, max_length=8), ValueError, "`min_length` must not be more than `max_length`. Got 9 and 8"),
+        (dict(min_new_tokens=20), ValueError, "at most 20 tokens cannot have at least 21"),
+        (dict(max_length=8, max_new_tokens=8), ValueError, "say the same thing"),
+        (dict(num_return_sequences=3), ValueError, "`num_return_sequences` must not be more than `num_beams`"),
+        (dict(num_beams=2, num_return_sequences=3), ValueError, "Got 3 and 2"),
+        (dict(num_beams=3, num_beam_groups=2, diversity_penalty=1.0), ValueError, "a multiple of `num_beam_groups`"),
+        (dict(num_beams=4, num_beam_groups=2), ValueError, "go together"),
+        (dict(force_words_ids=[[5]]), ValueError, "needs beam search"),
+        (dict(num_beams=2, force_words_ids=[[5, 2]]), ValueError, "must not have the token that ends"),
+        (dict(num_beams=2, force_words_ids=[[[5], [5, 6]]]), ValueError, "beginning of another"),
+        (dict(prompt_lookup_num_tokens=3, num_beams=2), ValueError, "greedy search"),
+        (dict(prompt_lookup_num_tokens=3, output_scores=True), ValueError, "keeps no scores"),
+        (dict(temperature=0.0, do_sample=True), ValueError, "`temperature` must be more than 0. Got 0.0"),
+        (dict(suppress_tokens=[2], forced_eos_token_id=2), ValueError, r"bars \[2\], which `forced_eos_token_id`"),
+        (dict(bad_words_ids=[[5, 97]]), ValueError, r"`bad_words_ids` has \[97\], but the model's tokens are 0 to 96"),
+        (dict(bad_words_ids=[[]]), ValueError, "has no token"),
+        (dict(eos_token_id=[2, 5], semantics="flax"), ValueError, "exactly one"),
+        (dict(repetition_penalty=2.0, semantics="flax"), ValueError, "They ignore repetition_penalty"),
+        (dict(stop_strings=["."]), ValueError, "`stop_strings=.*not implemented: .*bart_eqx.stream"),
+        (dict(penalty_alpha=0.6), ValueError, "contrastive"),
+        (dict(use_cache=False), ValueError, "how transformers runs"),
     ],
 )
 def test_refused(model: Model, options: dict, error: type, message: str) -> None:
@@ -110,6 +538,21 @@ def test_refused(model: Model, options: dict, error: type, message: str) -> None
         generate(model, np.array([5, 6]), **options)
 
 
-def test_ids_outside_the_vocabulary(model: Model) -> None:
+def test_what_has_no_effect_is_said(model: Model) -> None:
+    with pytest.warns(UserWarning, match="`temperature=0.5` has no effect without `do_sample=True`"):
+        write(model, temperature=0.5)
+    with pytest.warns(UserWarning, match="`length_penalty=2.0` has no effect without `num_beams > 1`"):
+        write(model, length_penalty=2.0)
+    # From a checkpoint it is only a setting that this call does not use.
+    write(model, generation_config=GenerationConfig(temperature=0.5, length_penalty=2.0))
+
+
+def test_bad_inputs(model: Model) -> None:
     with pytest.raises(ValueError, match="Got 97"):
         generate(model, np.array([5, 97]))
+    with pytest.raises(ValueError, match="all padding"):
+        generate(model, np.array([5, 6]), decoder_input_ids=np.array([2, 6]), decoder_attention_mask=np.array([0, 0]))
+    with pytest.raises(ValueError, match="nothing to write"):
+        generate(model, np.array([5, 6]), decoder_input_ids=np.arange(20), max_length=20)
+    with pytest.raises(ValueError, match="and these were not given"):
+        generate(model, np.array([5, 6]), decoder_attention_mask=np.array([1]))

@@ -10,7 +10,7 @@ from bart_eqx.generation.filters import below_best
 from generation_cases import FOLDER, NEAR_TIE, cases, make_filter, mismatch
 
 
-# All cases run with `make test-oracle`; with `make test` those that reach the most code in the fewest programs.
+# All cases run with `make test-slow`; with `make test` those that reach the most code in the fewest programs.
 _QUICK = {
     ("unequal", "greedy_biased"),
     ("unequal", "greedy_source"),
@@ -28,7 +28,7 @@ def _families() -> list[Any]:
         for case in cases(file):
             model = case["model"].split("-")[0]
             found[file, model, case["family"]] = None
-    marks = lambda key: () if key[1:] in _QUICK else pytest.mark.oracle
+    marks = lambda key: () if key[1:] in _QUICK else pytest.mark.slow
     return [pytest.param(*key, marks=marks(key), id="-".join(key)) for key in found]
 
 

@@ -14,9 +14,10 @@ TokenIds = Sequence[int]
 # checkpoint may have them; a call of `generate` may not.
 _NOT_OURS = frozenset(
     "_commit_hash _from_model_config assistant_confidence_threshold assistant_ensemble_weight assistant_lookbehind "
-    "cache_config cache_implementation compile_config continuous_batching_config disable_compile is_assistant low_memory "
-    "max_cache_len num_assistant_tokens num_assistant_tokens_schedule prefill_chunk_size return_dict_in_generate "
-    "return_legacy_cache speculation_type target_lookbehind transformers_version use_cache".split()
+    "cache_config cache_implementation compile_config continuous_batching_config disable_compile is_assistant "
+    "low_memory max_cache_len num_assistant_tokens num_assistant_tokens_schedule prefill_chunk_size "
+    "return_dict_in_generate return_legacy_cache speculation_type target_lookbehind transformers_version "
+    "use_cache".split()
 )
 
 # Fields that would change the tokens and that are not here. Each is refused wherever it is set, with the reason.
@@ -102,7 +103,7 @@ class GenerationConfig:
     suppress_tokens: TokenIds | None = None
     begin_suppress_tokens: TokenIds | None = None
     exponential_decay_length_penalty: Sequence[float] | None = None
-    """A number of tokens and a factor: after so many tokens beyond the prompt, the end's score grows by this factor with every token."""
+    """Two numbers: after so many tokens beyond the prompt, the end's score grows by this factor with every token."""
     renormalize_logits: bool = False
     remove_invalid_values: bool = False
 
@@ -120,6 +121,11 @@ class GenerationConfig:
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
         return (self.eos_token_id,) if isinstance(self.eos_token_id, int) else tuple(self.eos_token_id)
+
+    @property
+    def sequence_biases(self) -> dict[tuple[int, ...], float]:
+        pairs: Any = self.sequence_bias or ()  # a mapping has become pairs
+        return {tuple(sequence): float(bias) for sequence, bias in pairs}
 
     @classmethod
     def from_model_config(cls, config: BartConfig) -> "GenerationConfig":
@@ -156,8 +162,8 @@ class GenerationConfig:
     def override(self, **options: Any) -> "GenerationConfig":
         """These settings with some changed, as `generate` does it.
 
-        `max_length` and `max_new_tokens` say the same thing twice, as do `min_length` and `min_new_tokens`: of each pair
-        the one that is given counts, and the other's old value is forgotten.
+        `max_length` and `max_new_tokens` say the same thing twice, as do `min_length` and `min_new_tokens`: of each
+        pair the one that is given counts, and the other's old value is forgotten.
 
         Raises:
             TypeError: if transformers has no such field either.
@@ -251,7 +257,9 @@ def _check_together(config: GenerationConfig) -> None:
             f"{c.num_return_sequences} and {c.num_beams}."
         )
     if c.num_beams % c.num_beam_groups:
-        raise ValueError(f"`num_beams` must be a multiple of `num_beam_groups`. Got {c.num_beams}, {c.num_beam_groups}.")
+        raise ValueError(
+            f"`num_beams` must be a multiple of `num_beam_groups`. Got {c.num_beams}, {c.num_beam_groups}."
+        )
     if (c.num_beam_groups > 1) != (c.diversity_penalty > 0):
         raise ValueError(
             f"`num_beam_groups` and `diversity_penalty` go together: groups without a penalty are all alike, and a "

@@ -30,7 +30,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "beams-long": BEAMS | dict(length_penalty=2.0, min_length=5),
     "beams-short": BEAMS | dict(length_penalty=-1.0, early_stopping="never"),
     "beams-even": BEAMS | dict(length_penalty=0.0, early_stopping=True, num_return_sequences=1),
-    "beams-forced": BEAMS | dict(forced_bos_token_id=13, forced_eos_token_id=7, early_stopping=True, length_penalty=2.0),
+    "beams-forced": BEAMS
+    | dict(forced_bos_token_id=13, forced_eos_token_id=7, early_stopping=True, length_penalty=2.0),
     "beams-forced-end": BEAMS | dict(forced_eos_token_id=2, length_penalty=0.5),
     "beams-prompt": BEAMS | dict(decoder_input_ids=True, min_length=7),
 }
@@ -100,7 +101,7 @@ def test_padded_prompts() -> None:
     prompt = np.array([[1, 1, 2, 31], [2, 15, 44, 60]], np.int32)
     mask = np.array([[0, 0, 1, 1], [1, 1, 1, 1]], np.int32)
     model.generation_config.forced_eos_token_id = None
-    options = dict(max_length=12, decoder_input_ids=prompt, decoder_attention_mask=mask)
+    options: dict[str, Any] = dict(max_length=12, decoder_input_ids=prompt, decoder_attention_mask=mask)
     expected = model.generate(ids, params=params, **options).sequences
     result = bart_eqx.generate(ours, ids, semantics="flax", forced_eos_token_id=None, **options)
     np.testing.assert_array_equal(result.sequences[1], expected[1])

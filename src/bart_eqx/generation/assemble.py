@@ -1,7 +1,7 @@
 """From a `GenerationConfig` to the processors that it asks for, in the order in which the reference applies them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 from jaxtyping import Integer
@@ -55,7 +55,7 @@ def pytorch_processors(
     c, eos = config, ids(config.eos_token_ids)
     found: list[LogitsProcessor] = []
     if c.sequence_bias is not None:
-        found += sequence_biases([(tuple(sequence), bias) for sequence, bias in c.sequence_bias])
+        found += sequence_biases(c.sequence_biases)
     if c.num_beam_groups > 1:
         found.append(DiversityPenalty(number(c.diversity_penalty)))
     if c.encoder_repetition_penalty != 1:
@@ -68,7 +68,7 @@ def pytorch_processors(
         found.append(EncoderNoRepeatNGram(needed(source, c), c.encoder_no_repeat_ngram_size))
     if c.bad_words_ids is not None:  # the end of a sequence is no bad word
         words = dict.fromkeys(tuple(word) for word in c.bad_words_ids)
-        found += sequence_biases([(w, -math.inf) for w in words if not (len(w) == 1 and w[0] in c.eos_token_ids)])
+        found += sequence_biases({w: -math.inf for w in words if not (len(w) == 1 and w[0] in c.eos_token_ids)})
     if c.min_length > 0:
         found.append(MinLength(integers(c.min_length), eos))
     if c.min_new_tokens is not None and c.min_new_tokens > 0:
@@ -145,11 +145,11 @@ def suppressions(config: GenerationConfig, prompt_length: int) -> list[LogitsPro
     return found
 
 
-def sequence_biases(pairs: Sequence[tuple[tuple[int, ...], float]]) -> list[LogitsProcessor]:
+def sequence_biases(biases: Mapping[tuple[int, ...], float]) -> list[LogitsProcessor]:
     """One processor for each length that occurs."""
     found: list[LogitsProcessor] = []
-    for size in sorted({len(sequence) for sequence, _ in pairs}):
-        group = [(sequence, bias) for sequence, bias in pairs if len(sequence) == size]
+    for size in sorted({len(sequence) for sequence in biases}):
+        group = [(sequence, bias) for sequence, bias in biases.items() if len(sequence) == size]
         found.append(
             SequenceBias(
                 prefixes=jnp.asarray([sequence[:-1] for sequence, _ in group], jnp.int32).reshape(len(group), size - 1),

@@ -1,8 +1,8 @@
 """Which candidates a beam search goes on with, which are finished, and when it stops.
 
 Three sets of rules, because three implementations differ in exactly this. `PyTorchRules` are those of
-`GenerationMixin._beam_search` in transformers 5.23, `FlaxRules` those of `FlaxGenerationMixin._beam_search` in 4.57, and
-`ScorerRules` those of `BeamSearchScorer` in 4.55, the last release with group beam search.
+`GenerationMixin._beam_search` in transformers 5.23, `FlaxRules` those of `FlaxGenerationMixin._beam_search` in 4.57,
+and `ScorerRules` those of `BeamSearchScorer` in 4.55, the last release with group beam search.
 """
 
 import abc
@@ -129,9 +129,7 @@ class PyTorchRules(AbstractBeamRules):
         is_open = group.open & improvable
         going = jnp.any(is_open) & ~(jnp.all(finished.complete) & stop_when_full) & ~jnp.all(ends)
         parents = at(candidates.parents, order)
-        new = moved(
-            group, parents, at(candidates.ids, order), running, finished, is_open, length, scale.prompt_length
-        )
+        new = moved(group, parents, at(candidates.ids, order), running, finished, is_open, length, scale.prompt_length)
         return new, parents, going
 
     def finish(self, group: BeamGroup, length: Integer[Array, ""], num_return_sequences: int) -> Hypotheses:
@@ -179,8 +177,14 @@ class FlaxRules(AbstractBeamRules):
             jnp.ones_like(group.finished.complete),
             group.beam_indices,
         )
+        taken = group.finished.complete
+        finished = eqx.tree_at(  # a place that none has taken is empty, without a prompt
+            lambda h: (h.tokens, h.lengths),
+            group.finished,
+            (jnp.where(taken[..., None], group.finished.tokens, -1), jnp.where(taken, group.finished.lengths, 0)),
+        )
         choose = jax.vmap(lambda has, a, b: jax.tree.map(lambda x, y: jnp.where(has, x, y), a, b))
-        return choose(some, group.finished, running)
+        return choose(some, finished, running)
 
 
 class ScorerRules(AbstractBeamRules):

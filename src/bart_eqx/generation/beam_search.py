@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, Integer, PRNGKeyArray
+from jaxtyping import Bool, Integer, PRNGKeyArray
 
 from ..model.cache import DecoderCache
 from ..typing import Array

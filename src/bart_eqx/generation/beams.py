@@ -49,7 +49,7 @@ class Candidates(eqx.Module):
     def best(
         cls, totals: Float[Array, "batch beams vocab"], k: int, eos: Integer[Array, " n"], key: PRNGKeyArray | None
     ) -> "Candidates":
-        """The `k` likeliest, or with a key `k` draws without replacement, by the Gumbel-top-k trick (arXiv:1903.06059)."""
+        """The `k` likeliest, or with a key `k` draws without replacement: the Gumbel-top-k trick (arXiv:1903.06059)."""
         batch, beams, vocab = totals.shape
         flat = totals.reshape(batch, beams * vocab)
         if key is None:

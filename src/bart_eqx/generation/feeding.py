@@ -1,8 +1,10 @@
 """How a search drives a model: what is read before the first token is chosen, and how a token is fed.
 
-A search holds `[batch, beams, ...]`: the sequences that it writes about one source stand side by side and share the keys
-and values of that source. The tokens of a row fill the first slots of a buffer, and a slot without one is -1.
+A search holds `[batch, beams, ...]`: the sequences that it writes about one source stand side by side and share the
+keys and values of that source. The tokens of a row fill the first slots of a buffer, and a slot without one is -1.
 """
+
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -109,7 +111,7 @@ def run(
         mask = tokens >= 0
         positions = jnp.maximum(positions - padding, 0)
     ids = jnp.maximum(tokens, 0)  # what stands at a masked slot does not matter, but it must be a token
-    outputs = dict(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
+    outputs: dict[str, Any] = dict(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
     if isinstance(model, BartForCausalLM):
         return model(ids, mask, positions, cache=cache, **outputs)
     return model.decode(ids, cache, decoder_attention_mask=mask, decoder_position_ids=positions, **outputs)

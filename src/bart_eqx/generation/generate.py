@@ -11,15 +11,14 @@ from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 from ..generation_config import GenerationConfig
 from ..model.outputs import BaseModelOutput
 from ..typing import Array, HostArray, Mask
-from .ancestral import Draw, FlaxDraw, Likeliest, ancestral_search
-from .assemble import integers, number
+from .ancestral import ancestral_search
+from .assemble import number
 from .beam_rules import FlaxRules, LengthScale, PyTorchRules, ScorerRules
 from .beam_search import beam_search
 from .constrained_rules import ConstrainedRules
 from .constraints import ForcedWords
 from .feeding import Writer
 from .plan import Plan, Semantics, make_plan
-from .processors import LogitsProcessor
 from .prompt_lookup import prompt_lookup_search
 from .rescoring import states_of
 from .results import Found
@@ -93,7 +92,7 @@ def generate(
         generation_config: By default `model.generation_config`, which came with the checkpoint.
         logits_processor: Functions `(logits, tokens, length) -> logits` as in `bart_eqx.generation.processors`, applied
             after the ones that options ask for and before those of sampling.
-        prefix_allowed_tokens: Token sequences of which one must be written after the prompt, or such a set for each row.
+        prefix_allowed_tokens: Token sequences of which one must follow the prompt, or a set of such for each row.
         semantics: "pytorch" writes what transformers 5 writes with PyTorch; "flax" what 4.57's Flax loops wrote.
         pad_to_multiple_of: Round the source's length and the room for tokens up, so that other lengths find a compiled
             loop. The result is the same.
@@ -102,8 +101,8 @@ def generate(
 
     Raises:
         TypeError: for an option that transformers does not have either.
-        ValueError: for an option that is not implemented, options that contradict each other, sampling without a key, an
-            id outside the vocabulary, or lengths for which the model has no positions.
+        ValueError: for an option that is not implemented, options that contradict each other, sampling without a key,
+            an id outside the vocabulary, or lengths for which the model has no positions.
     """
     plan = make_plan(
         model,
@@ -118,10 +117,10 @@ def generate(
         prefix_allowed_tokens=prefix_allowed_tokens,
         semantics=semantics,
         pad_to_multiple_of=pad_to_multiple_of,
-        sampling_key=key is not None,
-        options=options,
+        key=key,
+        **options,
     )
-    found = _search(model, plan, semantics, key)
+    found = _search(model, plan)
     result = _readable(found, plan.limits.pad, plan.request.prompt_mask)
     if plan.config.output_attentions or plan.config.output_hidden_states:
         states = states_of(
@@ -139,14 +138,14 @@ def generate(
             (chosen(states.cross_attentions), chosen(states.attentions), chosen(states.hidden_states)),
             is_leaf=lambda x: x is None,
         )
-    result = jax.tree.map(lambda x: _with_batch_axes(x, plan.batch), result)
+    result = jax.tree.map(lambda x: plan.with_batch_axes(x), result)
     if plan.buffer > plan.max_length:
         spare = plan.buffer - plan.max_length
         result = eqx.tree_at(lambda r: r.sequences, result, result.sequences[..., :-spare])
     return result
 
 
-def _search(model: Writer, plan: Plan, semantics: Semantics, key: PRNGKeyArray | None) -> Found:
+def _search(model: Writer, plan: Plan) -> Found:
     c = plan.config
     records = dict(output_scores=c.output_scores, output_logits=c.output_logits)
     if c.prompt_lookup_num_tokens is not None:
@@ -163,15 +162,11 @@ def _search(model: Writer, plan: Plan, semantics: Semantics, key: PRNGKeyArray |
             buffer=plan.buffer,
         )
     if c.num_beams == 1:
-        choose = Likeliest()
-        if c.do_sample:
-            assert key is not None
-            choose = FlaxDraw(key, integers(plan.prompt_length)) if semantics == "flax" else Draw(key)
         return ancestral_search(
             model,
             plan.request,
             plan.processors,
-            choose,
+            plan.choice,
             plan.limits,
             num_sequences=c.num_return_sequences,
             buffer=plan.buffer,
@@ -182,7 +177,7 @@ def _search(model: Writer, plan: Plan, semantics: Semantics, key: PRNGKeyArray |
         rules = ConstrainedRules(scale, ForcedWords.from_ids(c.force_words_ids))
     elif c.num_beam_groups > 1:
         rules = ScorerRules(scale)
-    elif semantics == "flax":
+    elif plan.semantics == "flax":
         rules = FlaxRules(scale)
     else:
         rules = PyTorchRules(scale)
@@ -196,7 +191,7 @@ def _search(model: Writer, plan: Plan, semantics: Semantics, key: PRNGKeyArray |
         num_groups=c.num_beam_groups,
         num_return_sequences=c.num_return_sequences,
         buffer=plan.buffer,
-        key=key if c.do_sample else None,
+        key=plan.key if c.do_sample else None,
         **records,
     )
 
@@ -220,11 +215,3 @@ def _readable(
         step_logits=None if records is None else records.logits,
         model_calls=None if calls is None else calls[:, None],
     )
-
-
-def _with_batch_axes(x: Array, batch: tuple[int, ...]) -> Array:
-    """`[batch, n, ...]` with the caller's batch axes, of which the last is `n` times as long."""
-    n = x.shape[1]
-    if n == 1:
-        return x.reshape(*batch, *x.shape[2:])
-    return x.reshape(*batch[:-1], n * (batch[-1] if batch else 1), *x.shape[2:])

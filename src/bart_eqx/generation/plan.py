@@ -8,15 +8,15 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Bool, Integer, PRNGKeyArray
 
 from ..generation_config import GenerationConfig
 from ..model.causal_lm import BartForCausalLM
 from ..model.checks import check_token_ids, is_known
 from ..model.masks import as_boolean
 from ..model.outputs import BaseModelOutput
-from ..typing import Array, HostArray
-from .ancestral import Limits
+from ..typing import Array, HostArray, Mask
+from .ancestral import AbstractChoice, Draw, FlaxDraw, Likeliest, Limits
 from .assemble import flax_processors, ids, integers, pytorch_processors
 from .feeding import Request, Writer
 from .processors import LogitsProcessor
@@ -49,35 +49,53 @@ class Plan:
     buffer: int
     batch: tuple[int, ...]
     """The axes before the source's, which the result has as well."""
+    semantics: Semantics
+    key: PRNGKeyArray | None
 
     @property
     def prompt_length(self) -> int:
         return self.request.prompt.shape[-1]
 
+    @property
+    def choice(self) -> AbstractChoice:
+        """How greedy search or sampling chooses."""
+        if not self.config.do_sample:
+            return Likeliest()
+        assert self.key is not None
+        return FlaxDraw(self.key, integers(self.prompt_length)) if self.semantics == "flax" else Draw(self.key)
+
+    def with_batch_axes(self, x: Array) -> Array:
+        """`[batch, n, ...]` with the caller's batch axes, of which the last is `n` times as long."""
+        n = x.shape[1]
+        if n == 1:
+            return x.reshape(*self.batch, *x.shape[2:])
+        return x.reshape(*self.batch[:-1], n * (self.batch[-1] if self.batch else 1), *x.shape[2:])
+
 
 def make_plan(
     model: Writer,
-    input_ids: Integer[HostArray, "*batch src"] | None,
-    attention_mask: HostArray | None,
+    input_ids: Integer[HostArray, "*batch src"] | None = None,
+    attention_mask: Mask[HostArray, "*batch src"] | Mask[HostArray, "*batch encoder_src"] | None = None,
     *,
-    encoder_outputs: BaseModelOutput | None,
-    encoder_attention_mask: HostArray | None,
-    decoder_input_ids: Integer[HostArray, "*batch prompt"] | None,
-    decoder_attention_mask: HostArray | None,
-    generation_config: GenerationConfig | None,
-    logits_processor: Sequence[LogitsProcessor],
-    prefix_allowed_tokens: Sequence[Any] | None,
-    semantics: Semantics,
-    pad_to_multiple_of: int | None,
-    sampling_key: bool,
-    options: dict[str, Any],
+    encoder_outputs: BaseModelOutput | None = None,
+    encoder_attention_mask: Mask[HostArray, "*batch encoder_src"] | None = None,
+    decoder_input_ids: Integer[HostArray, "*batch prompt"] | None = None,
+    decoder_attention_mask: Mask[HostArray, "*batch prompt"] | None = None,
+    generation_config: GenerationConfig | None = None,
+    logits_processor: Sequence[LogitsProcessor] = (),
+    prefix_allowed_tokens: Sequence[Any] | None = None,
+    semantics: Semantics = "pytorch",
+    pad_to_multiple_of: int | None = None,
+    key: PRNGKeyArray | None = None,
+    **options: Any,
 ) -> Plan:
+    """The arguments are those of `generate`."""
     config = (generation_config or model.generation_config).override(**options)
-    _check_options(config, options, semantics, prefix_allowed_tokens is not None, sampling_key)
+    _check_options(config, options, semantics, prefix_allowed_tokens is not None, key is not None)
     _check_vocabulary(config, model.config.vocab_size)
     if input_ids is not None:
         input_ids = jnp.asarray(check_token_ids("input_ids", input_ids, model.config.vocab_size))
-    mask = _mask_or_none("attention_mask", attention_mask, input_ids)
+    mask = _mask_or_none(attention_mask, input_ids)
     if mask is None and input_ids is not None and semantics == "pytorch":
         if config.pad_token_id not in config.eos_token_ids:
             mask = input_ids != config.pad_token_id
@@ -86,21 +104,22 @@ def make_plan(
     if isinstance(model, BartForCausalLM):
         if decoder_input_ids is not None or decoder_attention_mask is not None:
             raise ValueError("A decoder alone takes its prompt as `input_ids`, with `attention_mask`.")
-        if input_ids is None:
-            batch = () if states is None else states.shape[:-2]
-            input_ids = jnp.full((*batch, 1), config.bos_token_id)
-        prompt, prompt_mask, source, source_mask = input_ids, mask, None, encoder_attention_mask
-        if source_mask is not None:
-            source_mask = as_boolean(source_mask)
+        batch = () if states is None else states.shape[:-2]
+        prompt = jnp.full((*batch, 1), config.bos_token_id) if input_ids is None else input_ids
+        prompt_mask, source = mask, None
+        source_mask = None if encoder_attention_mask is None else as_boolean(encoder_attention_mask)
     else:
         if encoder_attention_mask is not None:
             raise ValueError("Of an encoder-decoder, `attention_mask` is the source's. Give the mask there.")
-        if input_ids is None and states is None:
-            raise ValueError("Give `input_ids`, or `encoder_outputs` from `model.encode`.")
+        if states is None:
+            if input_ids is None:
+                raise ValueError("Give `input_ids`, or `encoder_outputs` from `model.encode`.")
+            batch = input_ids.shape[:-1]
+        else:
+            batch = states.shape[:-2]
         if input_ids is None and attention_mask is not None:
             mask = as_boolean(attention_mask)
         source, source_mask = input_ids, mask
-        batch = input_ids.shape[:-1] if states is None else states.shape[:-2]
         prompt, prompt_mask = _decoder_prompt(model, config, decoder_input_ids, decoder_attention_mask, batch)
     batch = prompt.shape[:-1]
     if states is not None and states.shape[:-2] != batch:
@@ -121,17 +140,18 @@ def make_plan(
             source, source_mask = _padded(source, source_mask, config.pad_token_id, pad_to_multiple_of, positions)
 
     rows = math.prod(batch)
-    flat = lambda x, axes=1: None if x is None else x.reshape(rows, *x.shape[x.ndim - axes :])
     request = Request(
-        prompt=flat(prompt),
-        prompt_mask=flat(prompt_mask),
-        input_ids=flat(source) if states is None else None,
-        encoder_hidden_states=flat(states, 2),
-        encoder_attention_mask=flat(source_mask),
+        prompt=prompt.reshape(rows, -1),
+        prompt_mask=None if prompt_mask is None else prompt_mask.reshape(rows, -1),
+        input_ids=None if source is None or states is not None else source.reshape(rows, -1),
+        encoder_hidden_states=None if states is None else states.reshape(rows, *states.shape[-2:]),
+        encoder_attention_mask=None if source_mask is None else source_mask.reshape(rows, -1),
     )
-    read = source if not isinstance(model, BartForCausalLM) else prompt
-    read_mask = source_mask if not isinstance(model, BartForCausalLM) else prompt_mask
-    tokens = None if read is None else flat(read if read_mask is None else jnp.where(read_mask, read, -1))
+    tokens = None
+    if isinstance(model, BartForCausalLM):
+        tokens = _masked(request.prompt, request.prompt_mask)
+    elif source is not None:
+        tokens = _masked(source.reshape(rows, -1), request.encoder_attention_mask)
     if semantics == "flax":
         processors = flax_processors(
             config, prompt_length=prompt_length, max_length=max_length, custom=logits_processor
@@ -149,14 +169,16 @@ def make_plan(
             custom=logits_processor,
         )
     limits = Limits(integers(max_length), ids(config.eos_token_ids), integers(config.pad_token_id))
-    return Plan(config, request, tokens, processors, limits, max_length, buffer, batch)
+    return Plan(config, request, tokens, processors, limits, max_length, buffer, batch, semantics, key)
 
 
 def _check_options(
     config: GenerationConfig, options: dict[str, Any], semantics: Semantics, has_trie: bool, sampling_key: bool
 ) -> None:
     if config.do_sample and not sampling_key:
-        raise ValueError("Sampling draws from `key`. Give one, as in generate(..., do_sample=True, key=jax.random.key(0)).")
+        raise ValueError(
+            "Sampling draws from `key`. Give one, as in generate(..., do_sample=True, key=jax.random.key(0))."
+        )
     idle = [] if config.do_sample else [(name, "do_sample=True") for name in _SAMPLING]
     idle += [] if config.num_beams > 1 else [(name, "num_beams > 1") for name in _BEAMS]
     idle += [] if config.prompt_lookup_num_tokens else [("max_matching_ngram_size", "prompt_lookup_num_tokens")]
@@ -184,7 +206,7 @@ def _check_vocabulary(config: GenerationConfig, vocab_size: int) -> None:
         "decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id", "forced_bos_token_id",
         "forced_eos_token_id", "bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens",
     )}  # fmt: skip
-    named["sequence_bias"] = [token for sequence, _ in config.sequence_bias or () for token in sequence]
+    named["sequence_bias"] = [token for sequence in config.sequence_biases for token in sequence]
     for name, found in named.items():
         if outside := [token for token in found if not 0 <= token < vocab_size]:
             raise ValueError(f"`{name}` has {outside}, but the model's tokens are 0 to {vocab_size - 1}.")
@@ -192,12 +214,8 @@ def _check_vocabulary(config: GenerationConfig, vocab_size: int) -> None:
         raise ValueError("`force_words_ids` must not have the token that ends a sequence.")
 
 
-def _mask_or_none(name: str, mask: HostArray | None, tokens: Array | None) -> Bool[Array, "*batch seq"] | None:
-    if mask is None or tokens is None:
-        return None
-    if mask.shape != tokens.shape:
-        raise ValueError(f"`{name}` must be of its tokens' shape {tokens.shape}. Got {mask.shape}.")
-    return as_boolean(mask)
+def _mask_or_none(mask: HostArray | None, tokens: Array | None) -> Bool[Array, "*batch seq"] | None:
+    return None if mask is None or tokens is None else as_boolean(mask)
 
 
 def _decoder_prompt(
@@ -217,7 +235,7 @@ def _decoder_prompt(
     prompt = jnp.asarray(check_token_ids("decoder_input_ids", decoder_input_ids, model.config.vocab_size))
     if prompt.shape[:-1] != batch or prompt.shape[-1] == 0:
         raise ValueError(f"`decoder_input_ids` must be {(*batch, 'prompt')}, a token at least. Got {prompt.shape}.")
-    mask = _mask_or_none("decoder_attention_mask", decoder_attention_mask, prompt)
+    mask = _mask_or_none(decoder_attention_mask, prompt)
     if is_known(prompt) and (mask is None or is_known(mask)):
         first = np.zeros(batch, int)[..., None] if mask is None else np.asarray(mask).argmax(-1)[..., None]
         if (np.take_along_axis(np.asarray(prompt), first, -1) != config.decoder_start_token_id).all():
@@ -242,13 +260,17 @@ def _length(model: Writer, config: GenerationConfig, prompt_length: int, semanti
         )
     if length - 1 > positions:
         raise ValueError(
-            f"The model has max_position_embeddings={positions} positions, and the last token needs none: a sequence has "
+            f"The model has max_position_embeddings={positions}, and the last token needs no position: a sequence has "
             f"at most {positions + 1} tokens. Got max_length={length}."
         )
     least = max(config.min_length, prompt_length + (config.min_new_tokens or 0))
     if least > length:
         raise ValueError(f"A sequence of at most {length} tokens cannot have at least {least}. Lower `min_length`.")
     return length
+
+
+def _masked(tokens: Integer[Array, "batch seq"], mask: Bool[Array, "batch seq"] | None) -> Integer[Array, "batch seq"]:
+    return tokens if mask is None else jnp.where(mask, tokens, -1)
 
 
 def _padded(
@@ -270,5 +292,7 @@ def _trie(allowed: Sequence[Any], config: GenerationConfig, prompt_length: int, 
     nested = bool(len(allowed)) and bool(len(allowed[0])) and not isinstance(allowed[0][0], (int, np.integer))
     sets = allowed if nested else [allowed]
     if len(sets) not in (1, rows):
-        raise ValueError(f"`prefix_allowed_tokens` has {len(sets)} sets of sequences for {rows} rows. Give one, or {rows}.")
+        raise ValueError(
+            f"`prefix_allowed_tokens` has {len(sets)} sets of sequences for {rows} rows. Give one, or {rows}."
+        )
     return PrefixTrie.allowing(sets, config.eos_token_ids, prompt_length)

@@ -3,12 +3,12 @@
 Every processor is a PyTree that is called as `processor(logits, tokens, length)`:
 
 - `logits`, `[*rows, vocab]`: the scores of the token to come; under beam search log-probabilities.
-- `tokens`, `[*rows, buffer]`: the row's tokens in its first `length` slots. A slot that holds no token, be it still empty
-  or padding before a shorter prompt, is -1, and so matches nothing.
+- `tokens`, `[*rows, buffer]`: the row's tokens in its first `length` slots. A slot that holds no token, be it still
+  empty or padding before a shorter prompt, is -1, and so matches nothing.
 - `length`: how many slots are taken, the same in every row. The token to come goes into slot `length`.
 
-Numbers in a processor are arrays, hence traced: another number does not recompile. Each is the processor of the same name
-in transformers' `logits_process.py` (5.23), of which the tests store the results.
+Numbers in a processor are arrays, hence traced: another number does not recompile. Each is the processor of the same
+name in transformers' `logits_process.py` (5.23), with which the tests compare them.
 """
 
 import abc
@@ -62,7 +62,9 @@ def forced(
     return jnp.where(now[..., None], choice, logits)
 
 
-def last_tokens(tokens: Integer[Array, "*rows buffer"], length: Integer[Array, ""], n: int) -> Integer[Array, "*rows n"]:
+def last_tokens(
+    tokens: Integer[Array, "*rows buffer"], length: Integer[Array, ""], n: int
+) -> Integer[Array, "*rows n"]:
     """The last `n` of `length` tokens; -1 before the first."""
     before = jnp.full((*tokens.shape[:-1], n), -1, tokens.dtype)
     return jax.lax.dynamic_slice_in_dim(jnp.concatenate([before, tokens], axis=-1), length, n, axis=-1)

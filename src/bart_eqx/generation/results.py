@@ -33,7 +33,10 @@ class Records(eqx.Module):
         return cls(new(scores), new(logits))
 
     def write(
-        self, step: Integer[Array, ""], scores: Float[Array, "batch beams vocab"], logits: Float[Array, "batch beams vocab"]
+        self,
+        step: Integer[Array, ""],
+        scores: Float[Array, "batch beams vocab"],
+        logits: Float[Array, "batch beams vocab"],
     ) -> "Records":
         put = lambda record, new: (
             None if record is None else jax.lax.dynamic_update_slice_in_dim(record, new[:, :, None], step, axis=2)

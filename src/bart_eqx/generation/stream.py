@@ -1,6 +1,6 @@
 """`stream`: the tokens of `generate`, each as soon as it is decided."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -8,13 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Integer, PRNGKeyArray
 
-from ..generation_config import GenerationConfig
-from ..model.outputs import BaseModelOutput
 from ..typing import Array, HostArray, Mask
-from .ancestral import AbstractChoice, AncestralState, Draw, FlaxDraw, Likeliest, Limits, logger, step
-from .assemble import integers
+from .ancestral import AbstractChoice, AncestralState, Limits, logger, step
 from .feeding import Request, Writer, begin
-from .plan import Plan, Semantics, make_plan
+from .plan import Plan, make_plan
 from .processors import LogitsProcessor
 from .results import Records
 
@@ -24,19 +21,10 @@ def stream(
     input_ids: Integer[HostArray, "*batch src"] | None = None,
     attention_mask: Mask[HostArray, "*batch src"] | None = None,
     *,
-    encoder_outputs: BaseModelOutput | None = None,
-    encoder_attention_mask: Mask[HostArray, "*batch encoder_src"] | None = None,
-    decoder_input_ids: Integer[HostArray, "*batch prompt"] | None = None,
-    decoder_attention_mask: Mask[HostArray, "*batch prompt"] | None = None,
-    generation_config: GenerationConfig | None = None,
-    logits_processor: Sequence[Callable[..., Array]] = (),
-    prefix_allowed_tokens: Sequence[Any] | None = None,
-    semantics: Semantics = "pytorch",
-    pad_to_multiple_of: int | None = None,
     key: PRNGKeyArray | None = None,
-    **options: Any,
+    **arguments: Any,
 ) -> Iterator[Integer[Array, "*rows"]]:
-    """Write as [`generate`][bart_eqx.generate] does, with the same arguments, and hand every token out at once.
+    """Write as [`generate`][bart_eqx.generate] does, with the same arguments, and hand out every token at once.
 
     Each step is a call of a compiled function, whose cache is donated: slower than `generate` by the dispatch of one
     call per token, and free to be stopped at any time, for a stop string or because it is late.
@@ -48,42 +36,24 @@ def stream(
         TypeError: as `generate`; at the call, not at the first token.
         ValueError: as `generate`; and for beam search and prompt lookup, whose tokens are not decided one by one.
     """
-    plan = make_plan(
-        model,
-        input_ids,
-        attention_mask,
-        encoder_outputs=encoder_outputs,
-        encoder_attention_mask=encoder_attention_mask,
-        decoder_input_ids=decoder_input_ids,
-        decoder_attention_mask=decoder_attention_mask,
-        generation_config=generation_config,
-        logits_processor=logits_processor,
-        prefix_allowed_tokens=prefix_allowed_tokens,
-        semantics=semantics,
-        pad_to_multiple_of=pad_to_multiple_of,
-        sampling_key=key is not None,
-        options=options,
-    )
+    plan = make_plan(model, input_ids, attention_mask, key=key, **arguments)
     c = plan.config
     if c.num_beams > 1 or c.prompt_lookup_num_tokens is not None:
-        raise ValueError("Tokens are decided one by one in greedy search and sampling only: num_beams=1, no prompt lookup.")
+        raise ValueError(
+            "Tokens are decided one by one in greedy search and sampling only: num_beams=1, no prompt lookup."
+        )
     if c.output_scores or c.output_logits or c.output_attentions or c.output_hidden_states:
         raise ValueError("`stream` yields tokens and nothing else. Turn off the output_* options, or call `generate`.")
-    choose: AbstractChoice = Likeliest()
-    if c.do_sample:
-        assert key is not None
-        choose = FlaxDraw(key, integers(plan.prompt_length)) if semantics == "flax" else Draw(key)
-    return _tokens(model, plan, choose)
+    return _tokens(model, plan)
 
 
-def _tokens(model: Writer, plan: Plan, choose: AbstractChoice) -> Iterator[Integer[Array, "*rows"]]:
-    n = plan.config.num_return_sequences
-    rows = (*plan.batch[:-1], n * (plan.batch[-1] if plan.batch else 1)) if n > 1 else plan.batch
-    state, padding = _start(model, plan.request, n, plan.buffer)
+def _tokens(model: Writer, plan: Plan) -> Iterator[Integer[Array, "*rows"]]:
+    state, padding = _start(model, plan.request, plan.config.num_return_sequences, plan.buffer)
+    unchanged = (model, padding, plan.processors, plan.choice, plan.limits, plan.prompt_length)
     going = True
     while going:
-        state, token, more = _next((model, padding, plan.processors, choose, plan.limits, plan.prompt_length), state)
-        yield token.reshape(rows)
+        state, token, more = _next(unchanged, state)
+        yield plan.with_batch_axes(token)
         going = bool(more)
 
 
@@ -99,7 +69,7 @@ def _start(
 @eqx.filter_jit(donate="all-except-first")
 def _next(
     unchanged: tuple[
-        Writer, Integer[Array, "batch 1 1"] | None, tuple[Callable[..., Array], ...], AbstractChoice, Limits, int
+        Writer, Integer[Array, "batch 1 1"] | None, tuple[LogitsProcessor, ...], AbstractChoice, Limits, int
     ],
     state: AncestralState,
 ) -> tuple[AncestralState, Integer[Array, "batch beams"], Array]:

@@ -56,7 +56,7 @@ def attend_to_source(
     *,
     key: PRNGKeyArray | None = None,
 ) -> tuple[Float[Array, "*batch new dim"], Float[Array, "*batch heads new src"] | None]:
-    """`attend`, where beams may share a source: they become queries of it, so that its keys are stored and read once."""
+    """`attend`, where beams may share a source: they become queries of it, and its keys are stored and read once."""
     source = keys.shape[:-3]
     shared = x.shape[len(source) : -1]
     found, weights = attention.attend(x.reshape(*source, -1, x.shape[-1]), keys, values, mask, key=key)

@@ -89,8 +89,8 @@ class BartModel(eqx.Module):
         """An empty cache with room for `max_length` target tokens, over a source that `encode` has read.
 
         The keys and values of cross attention are projected here, once; no later call looks at the source again.
-        With `num_beams`, `decode` takes and returns `[*batch, num_beams, ...]`: each beam has a past of its own, and all
-        beams of a row read its one source.
+        With `num_beams`, `decode` takes and returns `[*batch, num_beams, ...]`: each beam has a past of its own, and
+        all beams of a row read its one source.
 
         Raises:
             ValueError: if `max_length` is more than `config.max_position_embeddings`.

@@ -39,8 +39,8 @@ class DecoderCache(eqx.Module):
     self_attn: tuple[KVCache, ...]
     """One per layer, written by `decode`."""
     cross_attn: tuple[KVCache, ...] | None
-    """One per layer, computed once from the source by `init_cache`, and not repeated where beams share the source; `None`
-    for a decoder without an encoder."""
+    """One per layer, computed once from the source by `init_cache`, and not repeated where beams share the source;
+    `None` for a decoder without an encoder."""
     attention_mask: Bool[Array, "*batch max_len"]
     """Which slots may be attended to, once they are taken. False where a prefix was padded."""
     encoder_attention_mask: Bool[Array, "*source src"] | None
