@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -146,3 +147,63 @@ def test_generation_config() -> None:
         GenerationConfig(max_length=1)
     with pytest.raises(ValueError, match="at least 1"):
         GenerationConfig(max_new_tokens=0)
+
+
+# The fields of `transformers.GenerationConfig` 5.23, and those of 4.57 that it dropped.
+TRANSFORMERS = (
+    "max_length max_new_tokens min_length min_new_tokens early_stopping max_time stop_strings do_sample num_beams "
+    "use_mtp use_cache cache_implementation cache_config max_cache_len temperature top_k top_p min_p top_h typical_p "
+    "epsilon_cutoff eta_cutoff repetition_penalty encoder_repetition_penalty length_penalty no_repeat_ngram_size "
+    "bad_words_ids renormalize_logits forced_bos_token_id forced_eos_token_id remove_invalid_values "
+    "exponential_decay_length_penalty suppress_tokens begin_suppress_tokens sequence_bias token_healing guidance_scale "
+    "watermarking_config num_return_sequences output_attentions output_hidden_states output_scores output_logits "
+    "return_dict_in_generate pad_token_id bos_token_id eos_token_id encoder_no_repeat_ngram_size "
+    "decoder_start_token_id is_assistant num_assistant_tokens num_assistant_tokens_schedule assistant_confidence_threshold "
+    "prompt_lookup_num_tokens max_matching_ngram_size assistant_early_exit assistant_lookbehind target_lookbehind "
+    "assistant_ensemble_weight speculation_type compile_config disable_compile continuous_batching_config low_memory "
+    "penalty_alpha dola_layers diversity_penalty num_beam_groups constraints force_words_ids prefill_chunk_size "
+    "forced_decoder_ids return_legacy_cache"
+).split()
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_every_option_of_transformers_is_known(name: str) -> None:
+    """It is a field; or it is refused by name, in a call at least; and it is in the table of the docs."""
+    if name not in {field.name for field in dataclasses.fields(GenerationConfig)}:
+        with pytest.raises(ValueError, match=f"`{name}"):
+            GenerationConfig().override(**{name: 3})
+    page = (Path(__file__).parents[1] / "docs" / "generation.md").read_text()
+    table = page[page.index("## Every option") : page.index("## Where we differ")]
+    assert f"`{name}`" in table
+
+
+def test_lists_of_token_ids() -> None:
+    """As JSON has them; a configuration is hashable all the same, and JSON again."""
+    fields = dict(
+        eos_token_id=[2, 5],
+        bad_words_ids=[[5], [6, 7]],
+        sequence_bias=[[[5, 6], 2.0]],
+        force_words_ids=[[5], [[6], [7, 8]]],
+        num_beams=2,
+        exponential_decay_length_penalty=[3, 1.1],
+    )
+    read = GenerationConfig.from_dict(fields, BartConfig())
+    assert hash(read) == hash(GenerationConfig.from_dict(json.loads(json.dumps(read.to_dict())), BartConfig()))
+    assert read.eos_token_ids == (2, 5) and read.force_words_ids == ((5,), ((6,), (7, 8)))
+    assert GenerationConfig(sequence_bias={(5, 6): 2.0}).sequence_bias == read.sequence_bias
+
+
+def test_override() -> None:
+    """Of two ways to say a length the one that is given counts, and what a checkpoint said is forgotten."""
+    checkpoint = GenerationConfig(max_length=142, min_length=56)
+    assert checkpoint.override(max_new_tokens=9, min_length=0).max_new_tokens == 9
+    assert checkpoint.override(max_new_tokens=60, min_new_tokens=5).min_length == 0
+    assert checkpoint.override(max_new_tokens=60).override(max_length=90).max_new_tokens is None
+    assert checkpoint.override(guidance_scale=1, stop_strings=None) == checkpoint  # off, as it is here
+
+
+def test_earlier_names() -> None:
+    fields = dict(force_bos_token_to_be_generated=True, output_attentions=True, d_model=16)
+    assert GenerationConfig.from_legacy_dict(fields, BartConfig()).forced_bos_token_id == 0
+    with pytest.raises(ValueError, match="penalty_alpha"):
+        GenerationConfig.from_legacy_dict(dict(penalty_alpha=0.6), BartConfig())
