@@ -213,5 +213,7 @@ def test_beams_share_their_source(model: Model, config: bart_eqx.BartConfig) -> 
         out, cache = eqx.filter_jit(model.decode)(tokens[..., chunk], cache, output_attentions=True)
         wanted, apart = eqx.filter_jit(model.decode)(tokens.reshape(6, 3)[..., chunk], apart, output_attentions=True)
         assert relative_error(out.logits.reshape(wanted.logits.shape), wanted.logits) <= LIMIT
+        assert out.cross_attentions is not None and wanted.cross_attentions is not None
         for ours, theirs in zip(out.cross_attentions, wanted.cross_attentions, strict=True):
+            assert ours is not None and theirs is not None
             assert relative_error(ours.reshape(theirs.shape), theirs) <= LIMIT

@@ -337,6 +337,8 @@ def test_keys(model: Model) -> None:
     several = write(model, key=jax.random.key(1), num_return_sequences=2, **options)
     assert several.sequences.shape == (6, 12)
     assert (several.sequences[0] != several.sequences[1]).any()
+    flat = write(model, key=jax.random.key(1), do_sample=True, temperature=100.0, min_length=12, top_k=0)
+    assert all(len(set(row)) > 6 for row in flat.sequences.tolist())  # each step draws anew
     with pytest.raises(ValueError, match="Sampling draws from `key`"):
         write(model, **options)
 
@@ -458,7 +460,7 @@ def test_lookup_is_greedy_in_every_stored_case(family: str) -> None:
 @pytest.mark.slow
 def test_settings_of_bart_large_cnn_on_a_model_of_full_size() -> None:
     """Beams, lengths, penalties, n-grams and forced tokens of facebook/bart-large-cnn, from its own config.json."""
-    settings = dict(
+    fields = dict(
         num_beams=4,
         min_length=56,
         max_length=142,
@@ -467,8 +469,6 @@ def test_settings_of_bart_large_cnn_on_a_model_of_full_size() -> None:
         early_stopping=True,
         forced_bos_token_id=0,
         forced_eos_token_id=2,
-    )
-    config = bart_eqx.BartConfig(
         d_model=768,
         encoder_layers=6,
         decoder_layers=6,
@@ -477,7 +477,8 @@ def test_settings_of_bart_large_cnn_on_a_model_of_full_size() -> None:
         encoder_ffn_dim=3072,
         decoder_ffn_dim=3072,
     )
-    legacy = GenerationConfig.from_legacy_dict(settings, config)
+    config = bart_eqx.BartConfig.from_dict(fields)
+    legacy = GenerationConfig.from_legacy_dict(fields, config)
     base = Model(config, generation_config=legacy, key=KEY)
     assert sum(x.size for x in jax.tree.leaves(eqx.filter(base, eqx.is_array))) == 139_420_416 + config.vocab_size
     ids = np.random.default_rng(0).integers(5, config.vocab_size, (1, 64))
