@@ -123,6 +123,17 @@ def test_ends_once_and_rows_are_independent(model: Model, search: str) -> None:
         np.testing.assert_allclose(other.scores[1], result.scores[1], rtol=1e-6)
 
 
+def test_padding_is_no_token_of_the_source(model: Model) -> None:
+    """PyTorch rewards and bars padding too, where options speak of the source's tokens."""
+    inputs = ragged_inputs(model.config)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    options = dict(max_length=12, encoder_repetition_penalty=30.0, encoder_no_repeat_ngram_size=3) | FREE
+    result = generate(model, ids, mask, **options)
+    garbage = np.where(mask, ids, np.arange(60, 71))
+    np.testing.assert_array_equal(generate(model, garbage, mask, **options).sequences, result.sequences)
+    assert (result.sequences != write(model).sequences).any()
+
+
 @pytest.mark.parametrize("search", ["beams", pytest.param("sampling", marks=pytest.mark.slow)])
 def test_a_row_alone_and_with_more_padding(model: Model, search: str) -> None:
     inputs = ragged_inputs(model.config)
