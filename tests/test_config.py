@@ -136,7 +136,8 @@ def test_frozen() -> None:
 
 def test_generation_config() -> None:
     config = BartConfig(forced_bos_token_id=0)
-    read = GenerationConfig.from_dict(dict(max_length=142, num_beams=4, temperature=None, use_cache=True), config)
+    fields = dict(max_length=142, num_beams=4, temperature=None, use_cache=True, forced_bos_token_id=0)
+    read = GenerationConfig.from_dict(fields, config)
     assert (read.max_length, read.num_beams, read.forced_bos_token_id, read.temperature) == (142, 4, 0, 1.0)
     assert GenerationConfig.from_dict(read.to_dict(), BartConfig()) == read
     with pytest.raises(ValueError, match="`guidance_scale=1.5` is not implemented: classifier-free"):
@@ -201,6 +202,17 @@ def test_override() -> None:
     assert checkpoint.override(max_new_tokens=60, min_new_tokens=5).min_length == 0
     assert checkpoint.override(max_new_tokens=60).override(max_length=90).max_new_tokens is None
     assert checkpoint.override(guidance_scale=1, stop_strings=None) == checkpoint  # off, as it is here
+
+
+def test_what_a_file_leaves_open_is_off() -> None:
+    """As in transformers: a token that config.json forces is not forced where generation_config.json says nothing."""
+    config = BartConfig(forced_bos_token_id=0, forced_eos_token_id=2, eos_token_id=7)
+    read = GenerationConfig.from_dict(dict(num_beams=2), config)
+    assert (read.forced_bos_token_id, read.forced_eos_token_id, read.eos_token_id) == (None, None, 7)
+    legacy = GenerationConfig.from_legacy_dict(dict(num_beams=2), config)
+    assert (legacy.forced_bos_token_id, legacy.forced_eos_token_id, legacy.eos_token_id) == (0, 2, 7)
+    for settings in (GenerationConfig(forced_eos_token_id=None, top_k=None), GenerationConfig(forced_eos_token_id=5)):
+        assert GenerationConfig.from_dict(settings.to_dict(), config) == settings
 
 
 def test_earlier_names() -> None:

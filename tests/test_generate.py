@@ -22,7 +22,7 @@ from bart_eqx.generation.beams import Candidates
 from bart_eqx.generation.plan import make_plan
 from bart_eqx.model.outputs import BaseModelOutput
 from generation_cases import cases, mismatch
-from support import configured, ragged_inputs, random_model
+from support import configured, precision, ragged_inputs, random_model
 
 
 Model = bart_eqx.BartForConditionalGeneration
@@ -127,7 +127,9 @@ def test_padding_is_no_token_of_the_source(model: Model) -> None:
     """PyTorch rewards and bars padding too, where options speak of the source's tokens."""
     inputs = ragged_inputs(model.config)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    options = dict(max_length=12, encoder_repetition_penalty=30.0, encoder_no_repeat_ngram_size=3) | FREE
+    options: dict[str, Any] = (
+        dict(max_length=12, encoder_repetition_penalty=30.0, encoder_no_repeat_ngram_size=3) | FREE
+    )
     result = generate(model, ids, mask, **options)
     garbage = np.where(mask, ids, np.arange(60, 71))
     np.testing.assert_array_equal(generate(model, garbage, mask, **options).sequences, result.sequences)
@@ -390,11 +392,51 @@ def test_what_compiles(model: Model, caplog: pytest.LogCaptureFixture) -> None:
         assert compilations(num_beams=3, length_penalty=-2.0, max_length=8) == 0
 
 
+def test_rounding_up_is_not_seen(model: Model) -> None:
+    """Nothing that is returned is longer than it would be, nor is it different."""
+    options = dict(num_beams=2, max_length=11, output_scores=True, output_attentions=True, output_hidden_states=True)
+    exact, rounded = write(model, **options), write(model, pad_to_multiple_of=8, **options)
+    assert jax.tree.map(jnp.shape, exact) == jax.tree.map(jnp.shape, rounded)
+    np.testing.assert_array_equal(exact.sequences, rounded.sequences)
+    np.testing.assert_array_equal(exact.beam_indices, rounded.beam_indices)
+    assert exact.step_scores is not None and rounded.step_scores is not None
+    np.testing.assert_allclose(exact.step_scores, rounded.step_scores, atol=1e-5)
+    with pytest.raises(ValueError, match="`pad_to_multiple_of` must be at least 1. Got 0"):
+        write(model, pad_to_multiple_of=0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
+def test_every_type_of_token_ids(model: Model, causal: bart_eqx.BartForCausalLM, dtype: Any) -> None:
+    """Also one that has no -1."""
+    inputs = ragged_inputs(model.config)
+    lookup = generate(model, inputs["input_ids"].astype(dtype), max_length=12, prompt_lookup_num_tokens=3, **FREE)
+    np.testing.assert_array_equal(lookup.sequences, write(model).sequences)
+    prompt = np.array([[5, 30, 31, 32], [5, 40, 1, 1]])
+    result = generate(causal, prompt.astype(dtype), max_new_tokens=8, **FREE)
+    np.testing.assert_array_equal(result.sequences, generate(causal, prompt, max_new_tokens=8, **FREE).sequences)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("search", SEARCHES)
+def test_64_bit(search: str) -> None:
+    with precision(np.float64):
+        wide = ending(random_model(Model, configured("unequal", decoder_layers=1), np.float64, seed=2))
+        key = dict(key=jax.random.key(0)) if search == "sampling" else {}
+        result = write(wide, **(SEARCHES[search] | key))
+    assert result.sequences.dtype == jnp.int32
+    if result.scores is not None:
+        assert result.scores.dtype == jnp.float64
+    if search != "sampling":  # 64 bits draw other noise
+        narrow = ending(random_model(Model, configured("unequal", decoder_layers=1), seed=2))
+        np.testing.assert_array_equal(result.sequences, write(narrow, **SEARCHES[search]).sequences)
+
+
 def test_inside_jit(model: Model) -> None:
     inputs = ragged_inputs(model.config)
-    inside = eqx.filter_jit(lambda ids, mask: generate(model, ids, mask, max_length=12, num_beams=3, **FREE).sequences)
+    words = SEARCHES["words"]
+    inside = eqx.filter_jit(lambda ids, mask: generate(model, ids, mask, max_length=12, **words, **FREE).sequences)
     np.testing.assert_array_equal(
-        inside(inputs["input_ids"], inputs["attention_mask"]), write(model, num_beams=3).sequences
+        inside(inputs["input_ids"], inputs["attention_mask"]), write(model, **words).sequences
     )
 
 
@@ -412,6 +454,10 @@ def test_only_allowed_sequences(model: Model) -> None:
         write(model, prefix_allowed_tokens=per_row[:2])
     with pytest.raises(ValueError, match="at least one sequence, and no empty one"):
         write(model, prefix_allowed_tokens=[[5], []])
+    with pytest.raises(ValueError, match=r"has \[500\], but the model's tokens are 0 to 96"):
+        write(model, prefix_allowed_tokens=[[5], [500]])
+    with pytest.raises(ValueError, match="is a list of token sequences"):
+        write(model, prefix_allowed_tokens=[5, 6])
 
 
 def test_forced_words_occur(model: Model) -> None:
@@ -538,6 +584,10 @@ def test_lengths(model: Model) -> None:
         (dict(suppress_tokens=[2], forced_eos_token_id=2), ValueError, r"bars \[2\], which `forced_eos_token_id`"),
         (dict(bad_words_ids=[[5, 97]]), ValueError, r"`bad_words_ids` has \[97\], but the model's tokens are 0 to 96"),
         (dict(bad_words_ids=[[]]), ValueError, "has no token"),
+        (dict(num_beams=2, force_words_ids=[[[5], []]]), ValueError, "has no token"),
+        (dict(eos_token_id=[]), ValueError, "`eos_token_id` must be a token, or several"),
+        (dict(forced_eos_token_id=[]), ValueError, "`forced_eos_token_id` must be"),
+        (dict(sequence_bias=[[1.0, [5]]]), ValueError, "`sequence_bias` must be pairs"),
         (dict(eos_token_id=[2, 5], semantics="flax"), ValueError, "exactly one"),
         (dict(repetition_penalty=2.0, semantics="flax"), ValueError, "They ignore repetition_penalty"),
         (dict(stop_strings=["."]), ValueError, "`stop_strings=.*not implemented: .*bart_eqx.stream"),
@@ -551,20 +601,40 @@ def test_refused(model: Model, options: dict, error: type, message: str) -> None
 
 
 def test_what_has_no_effect_is_said(model: Model) -> None:
-    with pytest.warns(UserWarning, match="`temperature=0.5` has no effect without `do_sample=True`"):
+    with pytest.warns(UserWarning, match="`temperature=0.5` has no effect without `do_sample=True`") as warned:
         write(model, temperature=0.5)
+    assert warned[0].filename == __file__  # where it was asked for, and not in here
     with pytest.warns(UserWarning, match="`length_penalty=2.0` has no effect without `num_beams > 1`"):
         write(model, length_penalty=2.0)
     # From a checkpoint it is only a setting that this call does not use.
     write(model, generation_config=GenerationConfig(temperature=0.5, length_penalty=2.0))
 
 
-def test_bad_inputs(model: Model) -> None:
+def test_bad_inputs(model: Model, causal: bart_eqx.BartForCausalLM) -> None:
     with pytest.raises(ValueError, match="Got 97"):
         generate(model, np.array([5, 97]))
     with pytest.raises(ValueError, match="all padding"):
         generate(model, np.array([5, 6]), decoder_input_ids=np.array([2, 6]), decoder_attention_mask=np.array([0, 0]))
-    with pytest.raises(ValueError, match="nothing to write"):
+    with pytest.raises(ValueError, match="nothing to write:|nothing to write. Raise"):
         generate(model, np.array([5, 6]), decoder_input_ids=np.arange(20), max_length=20)
     with pytest.raises(ValueError, match="and these were not given"):
         generate(model, np.array([5, 6]), decoder_attention_mask=np.array([1]))
+    with pytest.raises(ValueError, match="nothing to write about"):
+        generate(model, np.zeros((0, 5), int))
+    with pytest.raises(ValueError, match="nothing to write about"):
+        generate(model, np.zeros((3, 0), int))
+    encoded = BaseModelOutput(jnp.ones((3, 11, 30)))
+    with pytest.raises(ValueError, match=r"are of \(3, 11\) tokens; ids or mask \(11, 3\)"):
+        generate(model, None, np.ones((11, 3), int), encoder_outputs=encoded)
+    with pytest.raises(ValueError, match=r"batch axes \(3,\), and others prompt \(2,\)"):
+        generate(causal, np.ones((2, 4), int) * 5, encoder_outputs=encoded)
+    with pytest.raises(ValueError, match="`attention_mask` speaks of `input_ids`"):
+        generate(causal, None, np.ones((3, 4), int), encoder_outputs=encoded)
+    with pytest.raises(ValueError, match="`encoder_attention_mask` speaks of `encoder_outputs`"):
+        generate(causal, np.array([5, 6]), encoder_attention_mask=np.array([1]))
+
+
+def test_numbers_of_other_kinds(model: Model) -> None:
+    """NumPy's and JAX's are Python's; `None` leaves an option as it is, or turns it off."""
+    result = write(model, max_length=np.int64(12), suppress_tokens=np.array([5, 6]), length_penalty=None, top_k=None)
+    np.testing.assert_array_equal(result.sequences, write(model, suppress_tokens=[5, 6]).sequences)

@@ -86,6 +86,7 @@ class GenerationConfig:
 
     temperature: float = 1.0
     top_k: int | None = 50
+    """0 and `None` are no limit."""
     top_p: float = 1.0
     min_p: float | None = None
     top_h: float | None = None
@@ -115,6 +116,7 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _frozen(field.name, getattr(self, field.name)))
+        object.__setattr__(self, "top_k", self.top_k or 0)
         _check_ranges(self)
         _check_together(self)
 
@@ -134,7 +136,8 @@ class GenerationConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], config: BartConfig) -> "GenerationConfig":
-        """Read the contents of a `generation_config.json`; what it leaves open, `config` says.
+        """Read the contents of a `generation_config.json`. Token ids that it leaves open are the model's; all else that
+        it leaves open is off, as in transformers, also where `config` would force a token.
 
         Raises:
             ValueError: if a field is set that is not known or not implemented here.
@@ -143,7 +146,8 @@ class GenerationConfig:
         fields = _without_refused(fields)
         if unknown := sorted(fields.keys() - _names()):
             raise ValueError(f"generation_config.json sets what is not known here: {', '.join(unknown)}.")
-        return dataclasses.replace(cls.from_model_config(config), **fields)
+        ids = dataclasses.replace(cls.from_model_config(config), forced_bos_token_id=None, forced_eos_token_id=None)
+        return dataclasses.replace(ids, **fields)
 
     @classmethod
     def from_legacy_dict(cls, fields: Mapping[str, Any], config: BartConfig) -> "GenerationConfig":
@@ -151,8 +155,9 @@ class GenerationConfig:
         outputs = {"output_scores", "output_logits", "output_attentions", "output_hidden_states"}  # the model's there
         own = (_names() | _REFUSED.keys()) - _shared_with_model_config() - outputs
         found = {name: value for name, value in fields.items() if name in own}
-        if fields.get("force_bos_token_to_be_generated"):
-            found.setdefault("forced_bos_token_id", config.bos_token_id)
+        found |= dict(forced_bos_token_id=config.forced_bos_token_id, forced_eos_token_id=config.forced_eos_token_id)
+        if fields.get("force_bos_token_to_be_generated") and config.forced_bos_token_id is None:
+            found["forced_bos_token_id"] = config.bos_token_id
         return cls.from_dict(found, config)
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,13 +168,14 @@ class GenerationConfig:
         """These settings with some changed, as `generate` does it.
 
         `max_length` and `max_new_tokens` say the same thing twice, as do `min_length` and `min_new_tokens`: of each
-        pair the one that is given counts, and the other's old value is forgotten.
+        pair the one that is given counts, and the other's old value is forgotten. `None` turns an option off that can
+        be off, and leaves others as they are. NumPy's and JAX's numbers are taken for Python's.
 
         Raises:
             TypeError: if transformers has no such field either.
             ValueError: if a field is not implemented here, or a value contradicts another.
         """
-        options = _without_refused(options)
+        options = {name: _plain(value) for name, value in _without_refused(options).items()}
         for name in options.keys() - _names():
             if name in _NOT_OURS:
                 raise ValueError(f"`{name}` says how transformers runs, and nothing here depends on it. Leave it out.")
@@ -182,7 +188,13 @@ class GenerationConfig:
                 options[by_new] = None
             elif options.get(by_new) is not None:
                 options[by_length] = getattr(GenerationConfig, by_length)
+        may_be_none = {f.name for f in dataclasses.fields(self) if f.default is None} | {"top_k"}
+        options = {name: value for name, value in options.items() if value is not None or name in may_be_none}
         return dataclasses.replace(self, **options)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _names() -> set[str]:
@@ -234,11 +246,16 @@ def _check_ranges(config: GenerationConfig) -> None:
         check(name, getattr(c, name) is None or getattr(c, name) >= 1, "at least 1")
     for name in ("bad_words_ids", "force_words_ids", "sequence_bias"):
         check(name, getattr(c, name) != (), "given with at least one entry, or not at all")
-    check("sequence_bias", all(len(pair) == 2 for pair in c.sequence_bias or ()), "pairs of token ids and a number")
+    pairs = c.sequence_bias or ()
+    good = all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], tuple) for pair in pairs)
+    check("sequence_bias", good, "pairs of token ids and a number")
+    check("eos_token_id", c.eos_token_id != (), "a token, or several")
+    check("forced_eos_token_id", c.forced_eos_token_id != (), "a token, several, or None")
     decay = c.exponential_decay_length_penalty
     check("exponential_decay_length_penalty", decay is None or len(decay) == 2, "a number of tokens and a factor")
-    words = [*(c.bad_words_ids or ()), *(ids for ids, _ in c.sequence_bias or ()), *(c.force_words_ids or ())]
-    if not all(words):
+    words = [*(c.bad_words_ids or ()), *c.sequence_biases, *(c.force_words_ids or ())]
+    words += [alternative for word in c.force_words_ids or () for alternative in word]
+    if not all(word or word == 0 for word in words):
         raise ValueError("An entry of `bad_words_ids`, `sequence_bias` or `force_words_ids` has no token.")
 
 

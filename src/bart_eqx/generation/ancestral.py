@@ -1,7 +1,6 @@
 """Greedy search and sampling: one token for every row at every step, the likeliest or a drawn one."""
 
 import abc
-import logging
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -13,24 +12,9 @@ from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 from ..model.cache import DecoderCache
 from ..typing import Array
 from .feeding import Beginning, Request, Writer, begin, feed_last, scores_dtype
+from .limits import Limits, logger
 from .processors import LogitsProcessor, apply
 from .results import Found, Records
-
-
-logger = logging.getLogger("bart_eqx.generation")
-
-
-class Limits(eqx.Module):
-    """Where sequences end."""
-
-    max_length: Integer[Array, ""]
-    """Slots at most: as many as the buffer has, or fewer."""
-    eos: Integer[Array, " n"]
-    """Tokens that end a sequence."""
-    pad: Integer[Array, ""]
-
-    def is_eos(self, tokens: Integer[Array, "*rows"]) -> Bool[Array, "*rows"]:
-        return jnp.any(tokens[..., None] == self.eos, axis=-1)
 
 
 class AbstractChoice(eqx.Module):

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Integer
 
 from ..typing import Array
 from .beams import BeamGroup, Candidates, Hypotheses
+from .constraints import Progress
 
 
 EarlyStopping = bool | Literal["never"]
@@ -59,8 +60,12 @@ class AbstractBeamRules(eqx.Module):
         `totals` are the scores of all continuations, of which `candidates` are the best.
         """
 
+    def progress(self, tokens: Integer[Array, "batch beams buffer"]) -> Progress | None:
+        """What is kept of every beam beside its tokens and scores, for beams that have a prompt and nothing more."""
+        return None
+
     @abc.abstractmethod
-    def finish(self, group: BeamGroup, length: Integer[Array, ""], num_return_sequences: int) -> Hypotheses:
+    def finish(self, group: BeamGroup, length: Integer[Array, ""]) -> Hypotheses:
         """What the search returns of this group."""
 
 
@@ -132,7 +137,7 @@ class PyTorchRules(AbstractBeamRules):
         new = moved(group, parents, at(candidates.ids, order), running, finished, is_open, length, scale.prompt_length)
         return new, parents, going
 
-    def finish(self, group: BeamGroup, length: Integer[Array, ""], num_return_sequences: int) -> Hypotheses:
+    def finish(self, group: BeamGroup, length: Integer[Array, ""]) -> Hypotheses:
         return group.finished
 
 
@@ -168,7 +173,7 @@ class FlaxRules(AbstractBeamRules):
         )
         return new, parents, going
 
-    def finish(self, group: BeamGroup, length: Integer[Array, ""], num_return_sequences: int) -> Hypotheses:
+    def finish(self, group: BeamGroup, length: Integer[Array, ""]) -> Hypotheses:
         some = jnp.any(group.finished.complete, axis=-1)
         running = Hypotheses(
             group.tokens,
@@ -227,7 +232,7 @@ class ScorerRules(AbstractBeamRules):
         new = moved(group, parents, at(candidates.ids, order), scores, finished, is_open, length, prompt_length)
         return new, parents, going
 
-    def finish(self, group: BeamGroup, length: Integer[Array, ""], num_return_sequences: int) -> Hypotheses:
+    def finish(self, group: BeamGroup, length: Integer[Array, ""]) -> Hypotheses:
         return self.with_running(group, jnp.ones(group.scores.shape, bool), length)
 
     def with_running(

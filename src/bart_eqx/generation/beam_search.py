@@ -11,11 +11,10 @@ from jaxtyping import Bool, Integer, PRNGKeyArray
 
 from ..model.cache import DecoderCache
 from ..typing import Array
-from .ancestral import Limits, logger
 from .beam_rules import AbstractBeamRules
 from .beams import BeamGroup, Candidates, Hypotheses, pick
-from .constrained_rules import ConstrainedRules
 from .feeding import Beginning, Request, Writer, begin, feed_last, scores_dtype
+from .limits import Limits, logger
 from .processors import DiversityPenalty, LogitsProcessor, apply
 from .results import Found, Records
 
@@ -43,14 +42,10 @@ def start_groups(
     size = num_beams // num_groups
     alone = jnp.where(jnp.arange(size) == 0, 0.0, rules.out_of_race).astype(dtype)
     indices = jnp.full((batch, size, buffer - rules.scale.prompt_length), -1, jnp.int32)
+    own_indices = jnp.arange(batch * num_beams, dtype=jnp.int32).reshape(batch, num_beams)
     groups = []
     for first in range(0, num_beams, size):
         tokens = beginning.tokens[:, first : first + size]
-        progress = None
-        if isinstance(rules, ConstrainedRules):
-            progress = rules.words.start((batch, size))
-            for slot in range(rules.scale.prompt_length):
-                progress = rules.words.advance(progress, tokens[..., slot])
         finished = Hypotheses(
             tokens=tokens,
             scores=jnp.full((batch, size), rules.nothing, dtype),
@@ -63,10 +58,10 @@ def start_groups(
                 tokens=tokens,
                 scores=jnp.broadcast_to(alone, (batch, size)),
                 beam_indices=indices,
-                own_indices=jnp.arange(batch)[:, None] * num_beams + jnp.arange(first, first + size),
+                own_indices=own_indices[:, first : first + size],
                 finished=finished,
                 open=jnp.ones(batch, bool),
-                progress=progress,
+                progress=rules.progress(tokens),
             )
         )
     return tuple(groups)
@@ -158,7 +153,7 @@ def beam_search(
         lambda state: step(model, state, beginning.padding, processors, rules, limits, key),
         start,
     )
-    first, *others = [rules.finish(group, end.length, num_return_sequences) for group in end.groups]
+    first, *others = [rules.finish(group, end.length) for group in end.groups]
     for other in others:
         first = first.joined(other)
     best = first.best(num_return_sequences)

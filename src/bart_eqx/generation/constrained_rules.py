@@ -24,6 +24,13 @@ class ConstrainedRules(AbstractBeamRules):
     out_of_race: ClassVar[float] = ScorerRules.out_of_race
     nothing: ClassVar[float] = ScorerRules.nothing
     words: ForcedWords
+    num_return_sequences: int = eqx.field(static=True)
+
+    def progress(self, tokens: Integer[Array, "batch beams buffer"]) -> Progress:
+        progress = self.words.start(tokens.shape[:-1])
+        for slot in range(self.scale.prompt_length):
+            progress = self.words.advance(progress, tokens[..., slot])
+        return progress
 
     def advance(
         self,
@@ -60,11 +67,11 @@ class ConstrainedRules(AbstractBeamRules):
         admitted = self.words.advancing(group.progress).reshape(batch, beams * edges)
         everything = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), likely, nearer)
         admitted = jnp.concatenate([jnp.ones(likely.ids.shape, bool), admitted], axis=1)
-        some_nearer = admitted & ~self._seen_before(group, everything, admitted)
+        kept = admitted & ~self._seen_before(group, everything, admitted)
 
         progress = self.words.advance(pick(group.progress, everything.parents), everything.ids)
-        banks = jnp.where(some_nearer, self.words.bank(progress), -1)
-        rank = jnp.lexsort((-(banks * 100 + everything.scores), ~some_nearer))
+        banks = jnp.where(kept, self.words.bank(progress), -1)
+        rank = jnp.lexsort((-(banks * 100 + everything.scores), ~kept))
         sorted_banks = at(banks, rank)
         place = jnp.arange(banks.shape[-1])
         new_bank = jnp.concatenate([jnp.ones((batch, 1), bool), sorted_banks[:, 1:] != sorted_banks[:, :-1]], axis=-1)
@@ -73,26 +80,26 @@ class ConstrainedRules(AbstractBeamRules):
         in_turn = at(rank, jnp.argsort(turn, axis=-1, stable=True)[:, :beams])
 
         # Where no beam has anything to advance, the likely ones stay in their order.
-        nothing = ~jnp.any(some_nearer[:, beams:], axis=-1, keepdims=True)
+        nothing = ~jnp.any(kept[:, beams:], axis=-1, keepdims=True)
         in_turn = jnp.where(nothing, jnp.arange(beams), in_turn)
         return pick(everything, in_turn), pick(progress, in_turn)
 
     def _seen_before(
-        self, group: BeamGroup, all_: "Continuations", admitted: Bool[Array, "batch k"]
+        self, group: BeamGroup, continuations: "Continuations", admitted: Bool[Array, "batch k"]
     ) -> Bool[Array, "batch k"]:
         """Which continuations give a sequence that an earlier one gives as well. The likely ones stay in any case."""
         beams = group.scores.shape[-1]
         same_past = jnp.all(group.tokens[:, :, None] == group.tokens[:, None], axis=-1)
-        same_parent = jax.vmap(lambda same, parents: same[parents][:, parents])(same_past, all_.parents)
-        same = same_parent & (all_.ids[:, :, None] == all_.ids[:, None])
-        place = jnp.arange(all_.ids.shape[-1])
+        same_parent = jax.vmap(lambda same, parents: same[parents][:, parents])(same_past, continuations.parents)
+        same = same_parent & (continuations.ids[:, :, None] == continuations.ids[:, None])
+        place = jnp.arange(continuations.ids.shape[-1])
         earlier = (place[None, :] < place[:, None]) & admitted[:, None, :]
         return jnp.any(same & earlier, axis=-1) & (place >= beams)
 
-    def finish(self, group: BeamGroup, length: Integer[Array, ""], num_return_sequences: int) -> Hypotheses:
+    def finish(self, group: BeamGroup, length: Integer[Array, ""]) -> Hypotheses:
         assert group.progress is not None
         complete = self.words.is_complete(group.progress)
-        few = jnp.sum(complete, axis=-1, keepdims=True) < num_return_sequences  # then the others will have to do
+        few = jnp.sum(complete, axis=-1, keepdims=True) < self.num_return_sequences  # then the others will have to do
         return ScorerRules(self.scale).with_running(group, complete | few, length)
 
 

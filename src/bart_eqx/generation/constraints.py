@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Integer
 
 from ..typing import Array
-from .trie import Trie
+from .trie import Trie, edges_of
 
 
 class Progress(eqx.Module):
@@ -46,30 +46,29 @@ class ForcedWords(eqx.Module):
         for word in force_words_ids:
             alternatives = [list(word)] if isinstance(word[0], int) else [list(ids) for ids in word]  # type: ignore[arg-type]
             words.append(alternatives)  # type: ignore[arg-type]
-        trie = Trie.from_sequences(words)
-        parents, children = trie.parents.tolist(), trie.children.tolist()
+        edges = edges_of(words)
         word_of, depth_of = list(range(len(words))), [0] * len(words)
-        for parent, child in zip(parents, children, strict=True):  # parents come before their children
-            assert child == len(word_of)
+        for parent, _ in edges:  # a node's edge comes before those that leave it, and its number is the next one
             word_of.append(word_of[parent])
             depth_of.append(depth_of[parent] + 1)
+        parents = {parent for parent, _ in edges}
         leaves = [node not in parents for node in range(len(word_of))]
         if sum(leaves) != sum(map(len, words)):
             raise ValueError("`force_words_ids`: an alternative must not be the beginning of another, nor occur twice.")
         return cls(
-            trie=trie,
-            word=jnp.asarray(word_of),
-            node_depth=jnp.asarray(depth_of),
+            trie=Trie.from_edges(edges, len(words)),
+            word=jnp.asarray(word_of, jnp.int32),
+            node_depth=jnp.asarray(depth_of, jnp.int32),
             is_leaf=jnp.asarray(leaves),
-            height=jnp.asarray([max(map(len, alternatives)) for alternatives in words]),
+            height=jnp.asarray([max(map(len, alternatives)) for alternatives in words], jnp.int32),
         )
 
     def start(self, rows: tuple[int, ...]) -> Progress:
         words = self.height.shape[0]
         return Progress(
-            queue=jnp.broadcast_to(jnp.arange(words), (*rows, words)),
-            turn=jnp.full(rows, words),
-            node=jnp.full(rows, -1),
+            queue=jnp.broadcast_to(jnp.arange(words, dtype=jnp.int32), (*rows, words)),
+            turn=jnp.full(rows, words, jnp.int32),
+            node=jnp.full(rows, -1, jnp.int32),
         )
 
     def is_complete(self, progress: Progress) -> Bool[Array, "*rows"]:
@@ -79,7 +78,7 @@ class ForcedWords(eqx.Module):
         """How far a sequence has come, in tokens: complete words count as the longest one does."""
         longest = jnp.max(self.height)
         busy = progress.node >= 0
-        complete = jnp.sum(progress.queue == NOT_PENDING, axis=-1) - busy
+        complete = jnp.sum(progress.queue == NOT_PENDING, axis=-1, dtype=jnp.int32) - busy
         in_progress = longest - (self.height[self.word[progress.node]] - self.node_depth[progress.node])
         return complete * longest + jnp.where(busy, in_progress, 0)
 

@@ -15,10 +15,11 @@ from .ancestral import ancestral_search
 from .assemble import number
 from .beam_rules import FlaxRules, LengthScale, PyTorchRules, ScorerRules
 from .beam_search import beam_search
+from .checks import Semantics
 from .constrained_rules import ConstrainedRules
 from .constraints import ForcedWords
 from .feeding import Writer
-from .plan import Plan, Semantics, make_plan
+from .plan import Plan, make_plan
 from .prompt_lookup import prompt_lookup_search
 from .rescoring import states_of
 from .results import Found
@@ -37,7 +38,8 @@ class GenerationResult(eqx.Module):
     scores: Float[Array, "*rows"] | None = None
     """Of beam search: the sum of the log-probabilities over a power of the tokens, `length_penalty`."""
     beam_indices: Integer[Array, "*rows steps"] | None = None
-    """Of beam search: the beam, a row of `step_scores`, that each token was chosen for; -1 after the end."""
+    """Of beam search: the beam, a row of `step_scores` (with all batch axes as one), that each token was chosen for; -1
+    after the end."""
     step_scores: Float[Array, "*beams steps vocab"] | None = None
     """With `output_scores`: what the processors left of the scores (of beams: the log-probabilities) at every step."""
     step_logits: Float[Array, "*beams steps vocab"] | None = None
@@ -75,8 +77,9 @@ def generate(
     are in `docs/generation.md`.
 
     The loop ends when every row has ended, or at `max_length`. It compiles once for each shape and each set of options
-    that are on; another temperature, penalty, bias or token id does not compile again, and another length does not
-    within the same `pad_to_multiple_of`. A compilation is announced by the logger `bart_eqx.generation`.
+    that are on; another temperature, penalty, bias or token id does not compile again, another `top_k` or n-gram size
+    does, and another length does not within the same `pad_to_multiple_of`. A compilation is announced by the logger
+    `bart_eqx.generation`.
 
     Args:
         model: Any `BartForConditionalGeneration` or `BartForCausalLM`.
@@ -86,10 +89,12 @@ def generate(
         encoder_outputs: From `model.encode`, which is then not run. `input_ids` may stand beside it, for the options
             that read the source's tokens.
         encoder_attention_mask: For a decoder alone, the mask of its `encoder_outputs`.
-        decoder_input_ids: A prompt for each row, to be continued. The start token is put before it where it is missing.
+        decoder_input_ids: A prompt for each row, to be continued. The start token is put before it where no row has it;
+            not inside `jax.jit`, where that cannot be seen.
         decoder_attention_mask: Zero, or False, at the prompts' padding, on whichever side. A row with padding is
             continued as it would be alone, and is returned without it.
-        generation_config: By default `model.generation_config`, which came with the checkpoint.
+        generation_config: By default `model.generation_config`, which came with the checkpoint. Another one counts as a
+            whole, its token ids too: `model.generation_config.override(...)` makes one that keeps the model's.
         logits_processor: Functions `(logits, tokens, length) -> logits` as in `bart_eqx.generation.processors`, applied
             after the ones that options ask for and before those of sampling.
         prefix_allowed_tokens: Token sequences of which one must follow the prompt, or a set of such for each row.
@@ -138,11 +143,31 @@ def generate(
             (chosen(states.cross_attentions), chosen(states.attentions), chosen(states.hidden_states)),
             is_leaf=lambda x: x is None,
         )
-    result = jax.tree.map(lambda x: plan.with_batch_axes(x), result)
-    if plan.buffer > plan.max_length:
-        spare = plan.buffer - plan.max_length
-        result = eqx.tree_at(lambda r: r.sequences, result, result.sequences[..., :-spare])
-    return result
+    result = jax.tree.map(plan.with_batch_axes, result)
+    return _cut(result, plan)
+
+
+def _cut(result: GenerationResult, plan: Plan) -> GenerationResult:
+    """Without the room that `pad_to_multiple_of` has made."""
+    if plan.buffer == plan.max_length and plan.source_length == plan.padded_source_length:
+        return result
+    length, steps, src = plan.max_length, plan.max_length - plan.prompt_length, plan.source_length
+    slots = slice(length - 1)
+    layers: Callable[..., Any] = lambda of_all, *cut: (
+        None if of_all is None else tuple(x if x is None else x[..., *cut] for x in of_all)
+    )
+    return GenerationResult(
+        sequences=result.sequences[..., :length],
+        lengths=result.lengths,
+        scores=result.scores,
+        beam_indices=None if result.beam_indices is None else result.beam_indices[..., :steps],
+        step_scores=None if result.step_scores is None else result.step_scores[..., :steps, :],
+        step_logits=None if result.step_logits is None else result.step_logits[..., :steps, :],
+        cross_attentions=layers(result.cross_attentions, slice(steps), slice(src)),
+        decoder_attentions=layers(result.decoder_attentions, slice(steps), slots),
+        decoder_hidden_states=layers(result.decoder_hidden_states, slice(steps), slice(None)),
+        model_calls=result.model_calls,
+    )
 
 
 def _search(model: Writer, plan: Plan) -> Found:
@@ -174,7 +199,7 @@ def _search(model: Writer, plan: Plan) -> Found:
         )
     scale = LengthScale(plan.limits.max_length, number(c.length_penalty), plan.prompt_length, c.early_stopping)
     if c.force_words_ids is not None:
-        rules = ConstrainedRules(scale, ForcedWords.from_ids(c.force_words_ids))
+        rules = ConstrainedRules(scale, ForcedWords.from_ids(c.force_words_ids), c.num_return_sequences)
     elif c.num_beam_groups > 1:
         rules = ScorerRules(scale)
     elif plan.semantics == "flax":
@@ -204,7 +229,8 @@ def _readable(
     tokens, lengths = found.tokens, found.lengths
     if prompt_mask is not None:
         tokens = jnp.take_along_axis(tokens, jnp.argsort(tokens < 0, axis=-1, stable=True), axis=-1)
-        lengths = lengths - jnp.sum(~prompt_mask, axis=-1, keepdims=True)
+        padding = jnp.sum(~prompt_mask, axis=-1, keepdims=True, dtype=lengths.dtype)
+        lengths = jnp.maximum(lengths - padding, 0)
     records, calls = found.records, found.model_calls
     return GenerationResult(
         sequences=jnp.where(tokens < 0, pad, tokens),

@@ -201,7 +201,7 @@ class MinLength(AbstractLogitsProcessor):
 
 
 class ForcedBos(AbstractLogitsProcessor):
-    """Leaves `token` alone where the row has a start token and nothing more."""
+    """Makes `token` the only one possible where the row has a start token and nothing more."""
 
     token: Integer[Array, ""]
 
@@ -212,7 +212,7 @@ class ForcedBos(AbstractLogitsProcessor):
 
 
 class ForcedEos(AbstractLogitsProcessor):
-    """Leaves `tokens` alone where there is room for one more."""
+    """Makes `eos` the only tokens possible where there is room for one more."""
 
     max_length: Integer[Array, ""]
     eos: Integer[Array, " n"]

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Integer
 
 from ..model.cache import DecoderCache
 from ..typing import Array
-from .ancestral import Limits, logger
 from .feeding import Request, Writer, begin, feed
+from .limits import Limits, logger
 from .processors import LogitsProcessor, apply, last_tokens
 from .results import Found
 
@@ -43,13 +43,13 @@ def draft(
     be; -1 where nothing followed."""
     batch, seq = history.shape
     longer = jnp.concatenate([history, jnp.full((batch, num_tokens + max_ngram), -1, history.dtype)], axis=-1)
-    start, found = jnp.full(batch, seq), jnp.zeros(batch, bool)
+    start, found = jnp.full(batch, seq, jnp.int32), jnp.zeros(batch, bool)
     for size in range(max_ngram, 0, -1):
         ending = last_tokens(tokens, length, size)
         matches = (longer[:, size : size + seq] >= 0) & jnp.all(ending >= 0, axis=-1, keepdims=True)
         for i in range(size):
             matches = matches & (longer[:, i : i + seq] == ending[:, i : i + 1])
-        start = jnp.where(found, start, jnp.argmax(matches, axis=-1) + size)
+        start = jnp.where(found, start, jnp.argmax(matches, axis=-1).astype(jnp.int32) + size)
         found = found | jnp.any(matches, axis=-1)
     start = jnp.where(found, start, seq)  # beyond all tokens
     return jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, num_tokens))(longer, start)
@@ -75,7 +75,7 @@ def step(
     logits, cache = feed(model, chunk, state.cache, padding)
 
     # At every position of the draft the processors see what stands before it, and no more.
-    lengths = length + jnp.arange(num_tokens + 1)
+    lengths = length + jnp.arange(num_tokens + 1, dtype=jnp.int32)
     slots = jnp.arange(drafted.shape[-1])
     at_position = lambda scores, n: apply(processors, scores, jnp.where(slots < n, drafted, -1), n)
     chosen = jnp.argmax(jax.vmap(at_position, (2, 0), 2)(logits, lengths), axis=-1).astype(jnp.int32)
@@ -83,16 +83,15 @@ def step(
     ends = limits.is_eos(chosen)
     ended_before = state.finished[..., None] | ((jnp.cumsum(ends, axis=-1) - ends) > 0)
     right = (chosen[..., :-1] == drafts) | ended_before[..., :-1] | ends[..., :-1]
-    accepted = jnp.min(jnp.sum(jnp.cumprod(right, axis=-1), axis=-1))  # rows go on together
+    accepted = jnp.min(jnp.sum(jnp.cumprod(right, axis=-1), axis=-1, dtype=jnp.int32))  # rows go on together
     count = jnp.minimum(accepted + 1, limits.max_length - length)
 
-    written = jnp.where(ended_before, limits.pad, chosen)
-    written = jnp.where(jnp.arange(num_tokens + 1) < count, written, -1)
     counted = jnp.arange(num_tokens + 1) < count
+    written = jnp.where(counted, jnp.where(ended_before, limits.pad, chosen), -1)
     return LookupState(
         tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, written, length, axis=-1),
         length=length + count,
-        lengths=state.lengths + jnp.sum(~ended_before & counted, axis=-1),
+        lengths=state.lengths + jnp.sum(~ended_before & counted, axis=-1, dtype=jnp.int32),
         finished=state.finished | jnp.any(ends & ~ended_before & counted, axis=-1),
         # The slots of what was not accepted are free again.
         cache=eqx.tree_at(lambda c: c.position, cache, length + count - 1),

@@ -39,6 +39,8 @@ class Records(eqx.Module):
         logits: Float[Array, "batch beams vocab"],
     ) -> "Records":
         put = lambda record, new: (
-            None if record is None else jax.lax.dynamic_update_slice_in_dim(record, new[:, :, None], step, axis=2)
+            None
+            if record is None
+            else jax.lax.dynamic_update_slice_in_dim(record, new[:, :, None].astype(record.dtype), step, axis=2)
         )
         return Records(put(self.scores, scores), put(self.logits, logits))

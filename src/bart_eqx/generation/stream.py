@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Integer, PRNGKeyArray
 
 from ..typing import Array, HostArray, Mask
-from .ancestral import AbstractChoice, AncestralState, Limits, logger, step
+from .ancestral import AbstractChoice, AncestralState, step
 from .feeding import Request, Writer, begin
+from .limits import Limits, logger
 from .plan import Plan, make_plan
 from .processors import LogitsProcessor
 from .results import Records

@@ -13,7 +13,7 @@ from .processors import AbstractLogitsProcessor, marked
 
 
 class Trie(eqx.Module):
-    """The edges of a tree, or of several with a root each, in the order in which the sequences name them.
+    """The edges of a tree, or of several with a root each.
 
     Memory is linear in the edges, and a lookup compares all of them: made for up to some ten thousand tokens.
     """
@@ -22,28 +22,17 @@ class Trie(eqx.Module):
     tokens: Integer[Array, " edges"]
     children: Integer[Array, " edges"]
     roots: Integer[Array, " trees"]
-    depth: int = eqx.field(static=True)
 
     @classmethod
-    def from_sequences(cls, trees: Sequence[Sequence[Sequence[int]]]) -> "Trie":
-        """One tree for each set of sequences."""
-        edges: dict[tuple[int, int], int] = {}
-        nodes = len(trees)
-        for root, sequences in enumerate(trees):
-            for sequence in sequences:
-                node = root
-                for token in sequence:
-                    if (node, int(token)) not in edges:
-                        edges[node, int(token)] = nodes
-                        nodes += 1
-                    node = edges[node, int(token)]
-        ends = np.array(list(edges), np.int32).reshape(-1, 2)
+    def from_edges(cls, edges: Sequence[tuple[int, int]], trees: int, room: int = 0) -> "Trie":
+        """So many trees from `edges_of`, with `room` for so many edges at least: equal room is an equal program."""
+        spare = max(room - len(edges), 0)
+        ends = np.array([*edges, *[(-2, -1)] * spare], np.int32).reshape(-1, 2)  # no node is -2
         return cls(
             parents=jnp.asarray(ends[:, 0]),
             tokens=jnp.asarray(ends[:, 1]),
-            children=jnp.asarray(np.array(list(edges.values()), np.int32)),
-            roots=jnp.arange(len(trees), dtype=jnp.int32),
-            depth=max((len(sequence) for sequences in trees for sequence in sequences), default=0),
+            children=jnp.arange(trees, trees + len(ends), dtype=jnp.int32),
+            roots=jnp.arange(trees, dtype=jnp.int32),
         )
 
     def leaving(self, nodes: Integer[Array, "*rows"]) -> Bool[Array, "*rows edges"]:
@@ -56,6 +45,20 @@ class Trie(eqx.Module):
         return jnp.max(jnp.where(taken, self.children, -1), axis=-1, initial=-1)
 
 
+def edges_of(trees: Sequence[Sequence[Sequence[int]]]) -> list[tuple[int, int]]:
+    """Parent and token of every edge, in the order in which the sequences name them.
+
+    Nodes are numbered: first the roots, one for each set of sequences, then the children of the edges, in their order.
+    """
+    edges: dict[tuple[int, int], int] = {}
+    for root, sequences in enumerate(trees):
+        for sequence in sequences:
+            node = root
+            for token in sequence:
+                node = edges.setdefault((node, token), len(trees) + len(edges))
+    return list(edges)
+
+
 class PrefixTrie(AbstractLogitsProcessor):
     """Allows only the given sequences, which follow the prompt and are then ended; see `generate`.
 
@@ -63,6 +66,7 @@ class PrefixTrie(AbstractLogitsProcessor):
     """
 
     trie: Trie
+    depth: Integer[Array, ""]
     prompt_length: Integer[Array, ""]
     eos: Integer[Array, " n"]
 
@@ -71,14 +75,17 @@ class PrefixTrie(AbstractLogitsProcessor):
         cls, sets: Sequence[Sequence[Sequence[int]]], eos_token_ids: Sequence[int], prompt_length: int
     ) -> "PrefixTrie":
         """One set of sequences for every row, or a single one for all rows."""
-        for sequences in sets:
-            if not sequences or not all(len(sequence) for sequence in sequences):
-                raise ValueError("`prefix_allowed_tokens` needs at least one sequence, and no empty one.")
         ended = [
             [[*sequence, *([] if sequence[-1] in eos_token_ids else eos_token_ids[:1])] for sequence in sequences]
             for sequences in sets
         ]
-        return cls(Trie.from_sequences(ended), jnp.asarray(prompt_length, jnp.int32), jnp.asarray(eos_token_ids))
+        edges = edges_of(ended)
+        return cls(
+            trie=Trie.from_edges(edges, len(sets), room=2 ** max(len(edges) - 1, 15).bit_length()),
+            depth=jnp.asarray(max(len(sequence) for sequences in ended for sequence in sequences), jnp.int32),
+            prompt_length=jnp.asarray(prompt_length, jnp.int32),
+            eos=jnp.asarray(eos_token_ids, jnp.int32),
+        )
 
     def __call__(
         self,
@@ -92,9 +99,9 @@ class PrefixTrie(AbstractLogitsProcessor):
             return jnp.where(slot < length, self.trie.step(nodes, token), nodes)
 
         start = jnp.broadcast_to(self.trie.roots[:, None], tokens.shape[:-1])
-        nodes = jax.lax.fori_loop(0, self.trie.depth, walk, start)
+        nodes = jax.lax.fori_loop(0, self.depth, walk, start)
         # What has left the tree, as beams that are padding have, can only end.
-        nodes = jnp.where(length - self.prompt_length > self.trie.depth, -1, nodes)
+        nodes = jnp.where(length - self.prompt_length > self.depth, -1, nodes)
         edges = self.trie.leaving(nodes)
         allowed = marked(jnp.where(edges, self.trie.tokens, -1), logits.shape[-1])
         lost = ~jnp.any(edges, axis=-1, keepdims=True)

@@ -1,0 +1,101 @@
+"""What can be wrong with options before a search: contradictions, unknown tokens, lengths without positions."""
+
+import dataclasses
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ..generation_config import GenerationConfig
+from .feeding import Writer
+
+
+Semantics = Literal["pytorch", "flax"]
+
+_SAMPLING = "temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff".split()
+_BEAMS = "early_stopping length_penalty".split()
+_FLAX_READS = frozenset(
+    "max_length max_new_tokens min_length decoder_start_token_id bos_token_id pad_token_id eos_token_id "
+    "forced_bos_token_id forced_eos_token_id do_sample num_beams num_return_sequences early_stopping length_penalty "
+    "temperature top_k top_p no_repeat_ngram_size suppress_tokens begin_suppress_tokens "
+    "output_scores output_logits output_attentions output_hidden_states".split()
+)
+
+
+def check_options(
+    config: GenerationConfig, options: dict[str, Any], semantics: Semantics, has_trie: bool, has_key: bool
+) -> None:
+    if config.do_sample and not has_key:
+        raise ValueError(
+            "Sampling draws from `key`. Give one, as in generate(..., do_sample=True, key=jax.random.key(0))."
+        )
+    idle = [] if config.do_sample else [(name, "do_sample=True") for name in _SAMPLING]
+    idle += [] if config.num_beams > 1 else [(name, "num_beams > 1") for name in _BEAMS]
+    idle += [] if config.prompt_lookup_num_tokens else [("max_matching_ngram_size", "prompt_lookup_num_tokens")]
+    default = GenerationConfig()
+    for name, needs in idle:
+        if options.get(name) is not None and options[name] != getattr(default, name):
+            level, frame = 1, sys._getframe()
+            while frame is not None and frame.f_globals["__name__"].split(".")[0] in ("bart_eqx", "jaxtyping"):
+                level, frame = level + 1, frame.f_back  # to where this package was called
+            warnings.warn(f"`{name}={options[name]!r}` has no effect without `{needs}`.", stacklevel=level)
+    if semantics == "flax":
+        names = {field.name for field in dataclasses.fields(config)} - _FLAX_READS
+        unread = sorted(name for name in names if getattr(config, name) != getattr(default, name))
+        if unread or has_trie:
+            what = ", ".join([*unread, *(["prefix_allowed_tokens"] if has_trie else [])])
+            raise ValueError(f'`semantics="flax"` knows what transformers 4.57\'s Flax loops know. They ignore {what}.')
+        if config.do_sample and (config.num_beams > 1 or config.num_return_sequences > 1):
+            raise ValueError('`semantics="flax"` draws one sequence per row, without beams. Use the default semantics.')
+        if len(config.eos_token_ids) != 1:
+            raise ValueError(f'`semantics="flax"` needs exactly one `eos_token_id`. Got {config.eos_token_ids}.')
+
+
+def check_vocabulary(config: GenerationConfig, vocab_size: int) -> None:
+    def tokens(value: Any) -> list[int]:
+        return [value] if isinstance(value, int) else [token for item in value or () for token in tokens(item)]
+
+    named = {name: tokens(getattr(config, name)) for name in (
+        "decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id", "forced_bos_token_id",
+        "forced_eos_token_id", "bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens",
+    )}  # fmt: skip
+    named["sequence_bias"] = [token for sequence in config.sequence_biases for token in sequence]
+    for name, found in named.items():
+        check_tokens(name, found, vocab_size)
+    if set(named["force_words_ids"]) & set(config.eos_token_ids):
+        raise ValueError("`force_words_ids` must not have the token that ends a sequence.")
+
+
+def check_tokens(name: str, tokens: Sequence[int], vocab_size: int) -> None:
+    if outside := [token for token in tokens if not 0 <= token < vocab_size]:
+        raise ValueError(f"`{name}` has {outside}, but the model's tokens are 0 to {vocab_size - 1}.")
+
+
+def checked_length(
+    model: Writer, config: GenerationConfig, prompt_length: int, semantics: Semantics, explicit: bool
+) -> int:
+    """Slots at most. A `max_length` of 20 that was asked for is 20 tokens after the prompt in the Flax loops."""
+    positions = model.config.max_position_embeddings
+    if config.max_new_tokens is not None:
+        length = prompt_length + config.max_new_tokens
+    elif semantics == "flax" and explicit and config.max_length == GenerationConfig.max_length:
+        length = min(config.max_length + prompt_length, positions)
+    else:
+        length = config.max_length
+    if length <= prompt_length:
+        raise ValueError(
+            f"The prompt has {prompt_length} tokens, and max_length={length} counts them: there is nothing to write. "
+            f"Raise `max_length`, or say `max_new_tokens`."
+        )
+    if length - 1 > positions:
+        raise ValueError(
+            f"The model has max_position_embeddings={positions}, and the last token needs no position: a sequence has "
+            f"at most {positions + 1} tokens. Got max_length={length}."
+        )
+    least = max(config.min_length, prompt_length + (config.min_new_tokens or 0))
+    if least > length:
+        raise ValueError(
+            f"A sequence of at most {length} tokens cannot have at least {least}. Lower `min_length` or "
+            f"`min_new_tokens`, which may have come with the checkpoint."
+        )
+    return length
