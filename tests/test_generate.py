@@ -19,6 +19,7 @@ from bart_eqx import GenerationConfig, GenerationResult, generate, stream
 from bart_eqx.generation.beam_rules import LengthScale, PyTorchRules
 from bart_eqx.generation.beam_search import beam_search
 from bart_eqx.generation.beams import Candidates
+from bart_eqx.generation.limits import Limits
 from bart_eqx.generation.plan import make_plan
 from bart_eqx.model.outputs import BaseModelOutput
 from generation_cases import cases, mismatch
@@ -329,7 +330,8 @@ def test_draws_have_the_processed_distribution(model: Model) -> None:
 
 def test_beams_are_drawn_without_replacement() -> None:
     totals = jax.random.normal(KEY, (1, 2, 9)).at[0, 0, 3].set(-jnp.inf)
-    drawn = Candidates.best(jnp.tile(totals, (DRAWS, 1, 1)), 5, jnp.array([2]), jax.random.key(1))
+    limits = Limits(jnp.asarray(12), jnp.array([2]), jnp.asarray(1))
+    drawn = Candidates.best(jnp.tile(totals, (DRAWS, 1, 1)), 5, limits, jax.random.key(1))
     flat = np.asarray(drawn.parents * 9 + drawn.ids)
     assert all(len(set(row)) == 5 for row in flat[:200].tolist())
     probs = np.asarray(jax.nn.softmax(totals.reshape(-1)), np.float64)

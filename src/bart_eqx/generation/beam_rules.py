@@ -175,13 +175,7 @@ class FlaxRules(AbstractBeamRules):
 
     def finish(self, group: BeamGroup, length: Integer[Array, ""]) -> Hypotheses:
         some = jnp.any(group.finished.complete, axis=-1)
-        running = Hypotheses(
-            group.tokens,
-            group.scores,
-            jnp.broadcast_to(length, group.scores.shape),
-            jnp.ones_like(group.finished.complete),
-            group.beam_indices,
-        )
+        running = group.as_hypotheses(group.scores, jnp.ones_like(group.finished.complete), length)
         taken = group.finished.complete
         finished = eqx.tree_at(  # a place that none has taken is empty, without a prompt
             lambda h: (h.tokens, h.lengths),
@@ -240,12 +234,7 @@ class ScorerRules(AbstractBeamRules):
     ) -> Hypotheses:
         """The hypotheses of open rows with those of their beams that are admitted."""
         admitted = admitted & group.open[:, None]
-        running = Hypotheses(
-            group.tokens,
-            jnp.where(admitted, self.scale.normalised(group.scores, length), self.nothing),
-            jnp.broadcast_to(length, group.scores.shape),
-            admitted,
-            group.beam_indices,
-        )
+        scores = jnp.where(admitted, self.scale.normalised(group.scores, length), self.nothing)
+        running = group.as_hypotheses(scores, admitted, length)
         last_first = jax.tree.map(lambda x: x[:, ::-1], group.finished.joined(running))  # as a Python list is popped
         return last_first.best(group.scores.shape[-1])

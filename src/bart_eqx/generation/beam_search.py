@@ -94,7 +94,7 @@ def step(
         scores = apply(told, log_probs[:, first : first + size], group.tokens, length)
         totals = scores + group.scores[..., None]
         k = min(max(2, 1 + limits.eos.shape[0]) * size, size * totals.shape[-1])
-        candidates = Candidates.best(totals, k, limits.eos, step_key)
+        candidates = Candidates.best(totals, k, limits, step_key)
         moved, parents, group_going = rules.advance(group, totals, candidates, length)
         ids = jax.lax.dynamic_index_in_dim(moved.tokens, length, axis=-1, keepdims=False)
         chosen.append(jnp.where(group.open[:, None], ids, limits.pad))

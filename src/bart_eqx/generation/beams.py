@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Integer, PRNGKeyArray, PyTree
 
 from ..typing import Array
 from .constraints import Progress
+from .limits import Limits
 
 
 def pick(tree: PyTree[Array], which: Integer[Array, "batch n"]) -> PyTree[Array]:
@@ -47,7 +48,7 @@ class Candidates(eqx.Module):
 
     @classmethod
     def best(
-        cls, totals: Float[Array, "batch beams vocab"], k: int, eos: Integer[Array, " n"], key: PRNGKeyArray | None
+        cls, totals: Float[Array, "batch beams vocab"], k: int, limits: Limits, key: PRNGKeyArray | None
     ) -> "Candidates":
         """The `k` likeliest, or with a key `k` draws without replacement: the Gumbel-top-k trick (arXiv:1903.06059)."""
         batch, beams, vocab = totals.shape
@@ -59,7 +60,7 @@ class Candidates(eqx.Module):
             index = jax.lax.top_k(flat + noise, k)[1]
             scores = jnp.take_along_axis(flat, index, axis=-1)
         ids = index % vocab
-        return cls(index // vocab, ids, scores, jnp.any(ids[..., None] == eos, axis=-1))
+        return cls(index // vocab, ids, scores, limits.is_eos(ids))
 
 
 class BeamGroup(eqx.Module):
@@ -90,3 +91,10 @@ class BeamGroup(eqx.Module):
         tokens = put(pick(self.tokens, parents), ids[..., None].astype(self.tokens.dtype), length, axis=-1)
         beams = pick(self.own_indices, parents)[..., None]
         return tokens, put(pick(self.beam_indices, parents), beams, length - prompt_length, axis=-1)
+
+    def as_hypotheses(
+        self, scores: Float[Array, "batch beams"], complete: Bool[Array, "batch beams"], length: Integer[Array, ""]
+    ) -> Hypotheses:
+        """The beams as they stand, with scores of another kind."""
+        lengths = jnp.broadcast_to(length, scores.shape)
+        return Hypotheses(self.tokens, scores, lengths, complete, self.beam_indices)

@@ -6,6 +6,7 @@ time, and a word whose progress breaks goes to the end of the queue.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -42,10 +43,8 @@ class ForcedWords(eqx.Module):
 
     @classmethod
     def from_ids(cls, force_words_ids: Sequence[Sequence[int] | Sequence[Sequence[int]]]) -> "ForcedWords":
-        words: list[list[list[int]]] = []
-        for word in force_words_ids:
-            alternatives = [list(word)] if isinstance(word[0], int) else [list(ids) for ids in word]  # type: ignore[arg-type]
-            words.append(alternatives)  # type: ignore[arg-type]
+        given: Any = force_words_ids
+        words = [[list(word)] if isinstance(word[0], int) else [list(ids) for ids in word] for word in given]
         edges = edges_of(words)
         word_of, depth_of = list(range(len(words))), [0] * len(words)
         for parent, _ in edges:  # a node's edge comes before those that leave it, and its number is the next one

@@ -34,6 +34,13 @@ class Request(eqx.Module):
     encoder_hidden_states: Float[Array, "batch src dim"] | None = None
     encoder_attention_mask: Bool[Array, "batch src"] | None = None
 
+    @property
+    def padding(self) -> Integer[Array, "batch 1 1"] | None:
+        """How many slots of each row's prompt hold no token; `None` where there are none."""
+        if self.prompt_mask is None:
+            return None
+        return jnp.sum(~self.prompt_mask, axis=-1, dtype=jnp.int32)[:, None, None]
+
 
 class Beginning(eqx.Module):
     """A search before its first choice. All but the last token of the prompt has been read."""
@@ -48,12 +55,11 @@ class Beginning(eqx.Module):
 def begin(model: Writer, request: Request, num_beams: int, buffer: int) -> Beginning:
     """Read the source and the prompt, once for each source, and make room for `buffer` tokens in every beam."""
     batch, prompt_length = request.prompt.shape
-    prompt, padding = request.prompt, None
+    prompt, padding = request.prompt, request.padding
     if request.prompt_mask is not None:  # padding goes to the front, so that all rows go on in the same slot
         order = jnp.argsort(request.prompt_mask, axis=-1, stable=True)
         mask = jnp.take_along_axis(request.prompt_mask, order, axis=-1)
         prompt = jnp.where(mask, jnp.take_along_axis(prompt, order, axis=-1), -1)
-        padding = jnp.sum(~mask, axis=-1, dtype=jnp.int32)[:, None, None]
     empty = jnp.full((batch, buffer - prompt_length), -1, jnp.int32)
     tokens = jnp.concatenate([prompt.astype(jnp.int32), empty], axis=-1)[:, None]
 

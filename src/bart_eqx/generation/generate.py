@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Integer, PRNGKeyArray
+from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..generation_config import GenerationConfig
 from ..model.outputs import BaseModelOutput
@@ -126,7 +126,7 @@ def generate(
         **options,
     )
     found = _search(model, plan)
-    result = _readable(found, plan.limits.pad, plan.request.prompt_mask)
+    result = _readable(found, plan.limits.pad, plan.request.padding)
     if plan.config.output_attentions or plan.config.output_hidden_states:
         states = states_of(
             model,
@@ -222,15 +222,12 @@ def _search(model: Writer, plan: Plan) -> Found:
 
 
 @eqx.filter_jit
-def _readable(
-    found: Found, pad: Integer[Array, ""], prompt_mask: Bool[Array, "batch prompt"] | None
-) -> GenerationResult:
+def _readable(found: Found, pad: Integer[Array, ""], padding: Integer[Array, "batch 1 1"] | None) -> GenerationResult:
     """Padding out of the prompt and behind the end, rows `[batch, n, ...]`."""
     tokens, lengths = found.tokens, found.lengths
-    if prompt_mask is not None:
+    if padding is not None:
         tokens = jnp.take_along_axis(tokens, jnp.argsort(tokens < 0, axis=-1, stable=True), axis=-1)
-        padding = jnp.sum(~prompt_mask, axis=-1, keepdims=True, dtype=lengths.dtype)
-        lengths = jnp.maximum(lengths - padding, 0)
+        lengths = jnp.maximum(lengths - padding[:, 0], 0)
     records, calls = found.records, found.model_calls
     return GenerationResult(
         sequences=jnp.where(tokens < 0, pad, tokens),

@@ -1,7 +1,6 @@
 """The states behind finished sequences: one teacher-forced pass over them, whatever search has found them."""
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Integer
 
 from ..model.outputs import CausalLMOutputWithCrossAttentions
@@ -24,15 +23,12 @@ def states_of(
     need no bookkeeping for it.
     """
     _, num_sequences, buffer = tokens.shape
-    padding = None
-    if request.prompt_mask is not None:
-        padding = jnp.sum(~request.prompt_mask, axis=-1, dtype=jnp.int32)[:, None, None]
     cache = empty_cache(model, request, num_sequences, buffer - 1)
     output, _ = run(
         model,
         tokens[..., :-1],
         cache,
-        padding,
+        request.padding,
         output_attentions=output_attentions,
         output_hidden_states=output_hidden_states,
     )
