@@ -198,22 +198,33 @@ def test_causal_lm(config: bart_eqx.BartConfig) -> None:
     assert relative_error(alone, model(ids[0]).logits) <= LIMIT
 
 
-def test_beams_share_their_source(model: Model, config: bart_eqx.BartConfig) -> None:
-    """Beams of a row read one projection of it, and have the numbers of rows that each have their own."""
+def test_branches_of_a_tree(model: Model, config: bart_eqx.BartConfig) -> None:
+    """Two beams in one cache, each seeing its own ancestors, have the numbers of two rows with a cache each."""
     inputs = ragged_inputs(config)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    encoded = whole_encoder(model, ids, mask)
-    cache = model.init_cache(encoded, mask, max_length=5, num_beams=2)
-    assert cache.cross_attn is not None
-    assert cache.cross_attn[0].keys.shape == (3, 3, 10, 11) and cache.self_attn[0].keys.shape == (3, 2, 3, 10, 5)
-    tokens = np.arange(12, 30).reshape(3, 2, 3)
     repeated = whole_encoder(model, np.repeat(ids, 2, axis=0), np.repeat(mask, 2, axis=0))
-    apart = model.init_cache(repeated, np.repeat(mask, 2, axis=0), max_length=5)
-    for chunk in (slice(0, 2), slice(2, 3)):
-        out, cache = eqx.filter_jit(model.decode)(tokens[..., chunk], cache, output_attentions=True)
-        wanted, apart = eqx.filter_jit(model.decode)(tokens.reshape(6, 3)[..., chunk], apart, output_attentions=True)
+    apart = model.init_cache(repeated, np.repeat(mask, 2, axis=0), max_length=3)
+    tree = model.init_cache(whole_encoder(model, ids, mask), mask, max_length=6)
+    assert tree.cross_attn is not None and tree.cross_attn[0].keys.shape == (3, 3, 10, 11)
+    tokens = np.arange(12, 30).reshape(3, 2, 3)
+    ancestors = np.array([[1, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]], bool)
+    decode = eqx.filter_jit(model.decode)
+    for step in range(3):
+        wanted, apart = decode(tokens.reshape(6, 3)[:, step : step + 1], apart, output_attentions=True)
+        out, tree = decode(
+            tokens[..., step],
+            tree,
+            decoder_attention_mask=np.broadcast_to(ancestors, (3, 2, 6)),
+            decoder_position_ids=np.array([step, step]),
+            output_attentions=True,
+        )
+        ancestors = ancestors | np.roll(ancestors, 2, axis=-1)
         assert relative_error(out.logits.reshape(wanted.logits.shape), wanted.logits) <= LIMIT
         assert out.cross_attentions is not None and wanted.cross_attentions is not None
         for ours, theirs in zip(out.cross_attentions, wanted.cross_attentions, strict=True):
             assert ours is not None and theirs is not None
-            assert relative_error(ours.reshape(theirs.shape), theirs) <= LIMIT
+            ours = jnp.moveaxis(ours, 2, 1).reshape(theirs.shape)
+            assert relative_error(ours, theirs) <= LIMIT
+    full = model.init_cache(whole_encoder(model, ids, mask), mask, max_length=6)
+    with pytest.raises(ValueError, match=r"covers every slot of the cache: \[..., 2, 6\]. Got \[3, 2, 5\]"):
+        model.decode(tokens[..., 0], full, decoder_attention_mask=np.ones((3, 2, 5), bool))

@@ -3,12 +3,11 @@
 | axis | meaning |
 |---|---|
 | `batch` | sequences that are computed together; `*batch` is any number of such axes, also none |
-| `source` | sources that are read together: `*source` is `*batch`, or begins it where beams share a source |
 | `beams` | sequences that are written about one source: beams, or draws |
 | `src`, `tgt` | source tokens (encoder), target tokens (decoder) |
 | `new` | tokens of this call, where earlier ones are already in a cache |
 | `mask_len` | what a decoder's mask covers: `new`, or `max_len` |
-| `max_len` | slots of a cache |
+| `max_len`, `slots` | slots of a cache |
 | `q`, `kv` | positions that ask, positions that are asked, in one attention |
 | `heads`, `head_dim` | attention heads, and the width of one |
 | `dim`, `ffn` | width of the model, and of its feed-forward layers |

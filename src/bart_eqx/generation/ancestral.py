@@ -11,10 +11,11 @@ from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..model.cache import DecoderCache
 from ..typing import Array
-from .feeding import Beginning, Request, Writer, begin, feed_last, scores_dtype
+from .feeding import Beginning, Request, Writer, begin, feed_last, room_for, scores_dtype
 from .limits import Limits, logger
 from .processors import LogitsProcessor, apply
 from .results import Found, Records
+from .stages import AbstractSearchState, in_stages
 
 
 class AbstractChoice(eqx.Module):
@@ -60,7 +61,7 @@ class FlaxDraw(AbstractChoice):
         return jr.categorical(jr.split(key)[0], logits[:, 0], axis=-1)[:, None]
 
 
-class AncestralState(eqx.Module):
+class AncestralState(AbstractSearchState):
     """What one step hands to the next."""
 
     tokens: Integer[Array, "batch beams buffer"]
@@ -85,6 +86,10 @@ class AncestralState(eqx.Module):
             records=records,
         )
 
+    def with_room(self, steps: int, prompt_length: int) -> "AncestralState":
+        cache = room_for(steps, self.cache, self.tokens.shape[1], prompt_length)
+        return eqx.tree_at(lambda state: state.cache, self, cache)
+
     def going(self, limits: Limits) -> Bool[Array, ""]:
         return (self.length < limits.max_length) & ~jnp.all(self.finished)
 
@@ -92,13 +97,17 @@ class AncestralState(eqx.Module):
 def step(
     model: Writer,
     state: AncestralState,
-    padding: Integer[Array, "batch 1 1"] | None,
+    padding: Integer[Array, "batch 1"] | None,
     processors: Sequence[LogitsProcessor],
     choose: AbstractChoice,
     limits: Limits,
     prompt_length: int,
 ) -> AncestralState:
-    logits, cache = feed_last(model, state.tokens, state.length, state.cache, padding)
+    _, num_beams, buffer = state.tokens.shape
+    taken = jnp.arange(buffer - prompt_length) <= state.length - prompt_length
+    own = jnp.where(taken, jnp.arange(num_beams)[:, None], -1)  # each sequence descends from itself alone
+    ancestors = jnp.broadcast_to(own, (*state.tokens.shape[:2], buffer - prompt_length))
+    logits, cache = feed_last(model, state.tokens, state.length, state.cache, ancestors, padding)
     scores = apply(processors, logits, state.tokens, state.length)
     token = jnp.where(state.finished, limits.pad, choose(scores, state.length).astype(jnp.int32))
     return AncestralState(
@@ -130,9 +139,11 @@ def ancestral_search(
     shape = (batch, num_sequences, buffer - prompt_length, model.config.vocab_size)
     records = Records.empty(shape, scores_dtype(beginning.cache), scores=output_scores, logits=output_logits)
     start = AncestralState.start(beginning, records)
-    end = jax.lax.while_loop(
+    end = in_stages(
         lambda state: state.going(limits),
         lambda state: step(model, state, beginning.padding, processors, choose, limits, prompt_length),
         start,
+        prompt_length=prompt_length,
+        steps=buffer - prompt_length,
     )
     return Found(tokens=end.tokens, lengths=end.lengths, records=end.records)

@@ -54,8 +54,8 @@ class AbstractBeamRules(eqx.Module):
         totals: Float[Array, "batch beams vocab"],
         candidates: Candidates,
         length: Integer[Array, ""],
-    ) -> tuple[BeamGroup, Integer[Array, "batch beams"], Bool[Array, ""]]:
-        """The group with one token more in each beam, the beams that these continue, and whether to go on.
+    ) -> tuple[BeamGroup, Bool[Array, ""]]:
+        """The group with one token more in each beam, and whether to go on.
 
         `totals` are the scores of all continuations, of which `candidates` are the best.
         """
@@ -115,7 +115,7 @@ class PyTorchRules(AbstractBeamRules):
         totals: Float[Array, "batch beams vocab"],
         candidates: Candidates,
         length: Integer[Array, ""],
-    ) -> tuple[BeamGroup, Integer[Array, "batch beams"], Bool[Array, ""]]:
+    ) -> tuple[BeamGroup, Bool[Array, ""]]:
         scale, barred = self.scale, self.out_of_race
         num_beams = group.scores.shape[-1]
         stop_when_full = scale.early_stopping is True
@@ -135,7 +135,7 @@ class PyTorchRules(AbstractBeamRules):
         going = jnp.any(is_open) & ~(jnp.all(finished.complete) & stop_when_full) & ~jnp.all(ends)
         parents = at(candidates.parents, order)
         new = moved(group, parents, at(candidates.ids, order), running, finished, is_open, length, scale.prompt_length)
-        return new, parents, going
+        return new, going
 
     def finish(self, group: BeamGroup, length: Integer[Array, ""]) -> Hypotheses:
         return group.finished
@@ -154,7 +154,7 @@ class FlaxRules(AbstractBeamRules):
         totals: Float[Array, "batch beams vocab"],
         candidates: Candidates,
         length: Integer[Array, ""],
-    ) -> tuple[BeamGroup, Integer[Array, "batch beams"], Bool[Array, ""]]:
+    ) -> tuple[BeamGroup, Bool[Array, ""]]:
         scale, barred = self.scale, self.out_of_race
         stop_when_full = scale.early_stopping is True
         running, order = jax.lax.top_k(candidates.scores + barred * candidates.ends, group.scores.shape[-1])
@@ -171,7 +171,7 @@ class FlaxRules(AbstractBeamRules):
         new = moved(
             group, parents, at(candidates.ids, order), running, finished, group.open, length, scale.prompt_length
         )
-        return new, parents, going
+        return new, going
 
     def finish(self, group: BeamGroup, length: Integer[Array, ""]) -> Hypotheses:
         some = jnp.any(group.finished.complete, axis=-1)
@@ -218,13 +218,13 @@ class ScorerRules(AbstractBeamRules):
         totals: Float[Array, "batch beams vocab"],
         candidates: Candidates,
         length: Integer[Array, ""],
-    ) -> tuple[BeamGroup, Integer[Array, "batch beams"], Bool[Array, ""]]:
+    ) -> tuple[BeamGroup, Bool[Array, ""]]:
         finished, is_open, going = self.close(group, candidates, jnp.ones_like(candidates.ends), length)
         order = self.running(candidates, group.scores.shape[-1])
         parents, scores = at(candidates.parents, order), at(candidates.scores, order)
         prompt_length = self.scale.prompt_length
         new = moved(group, parents, at(candidates.ids, order), scores, finished, is_open, length, prompt_length)
-        return new, parents, going
+        return new, going
 
     def finish(self, group: BeamGroup, length: Integer[Array, ""]) -> Hypotheses:
         return self.with_running(group, jnp.ones(group.scores.shape, bool), length)

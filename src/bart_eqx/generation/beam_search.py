@@ -12,22 +12,27 @@ from jaxtyping import Bool, Integer, PRNGKeyArray
 from ..model.cache import DecoderCache
 from ..typing import Array
 from .beam_rules import AbstractBeamRules
-from .beams import BeamGroup, Candidates, Hypotheses, pick
-from .feeding import Beginning, Request, Writer, begin, feed_last, scores_dtype
+from .beams import BeamGroup, Candidates, Hypotheses
+from .feeding import Beginning, Request, Writer, begin, feed_last, room_for, scores_dtype
 from .limits import Limits, logger
 from .processors import DiversityPenalty, LogitsProcessor, apply
 from .results import Found, Records
+from .stages import AbstractSearchState, in_stages
 
 
-class BeamSearchState(eqx.Module):
+class BeamSearchState(AbstractSearchState):
     """What one step hands to the next."""
 
     groups: tuple[BeamGroup, ...]
     length: Integer[Array, ""]
     going: Bool[Array, ""]
     cache: DecoderCache
-    """Of all tokens but the last, in the order of the groups' beams."""
+    """Of all tokens but the last, as they were fed: it is not reordered."""
     records: Records
+
+    def with_room(self, steps: int, prompt_length: int) -> "BeamSearchState":
+        cache = room_for(steps, self.cache, self.tokens.shape[1], prompt_length)
+        return eqx.tree_at(lambda state: state.cache, self, cache)
 
     @property
     def tokens(self) -> Integer[Array, "batch beams buffer"]:
@@ -67,27 +72,33 @@ def start_groups(
     return tuple(groups)
 
 
-def reordered(cache: DecoderCache, parents: Integer[Array, "batch beams"]) -> DecoderCache:
-    """The cache with each beam's own past replaced by its parent's. The source is nobody's past."""
-    own = (cache.self_attn, cache.attention_mask)
-    return eqx.tree_at(lambda c: (c.self_attn, c.attention_mask), cache, pick(own, parents))
+def ancestors_of(groups: Sequence[BeamGroup], step: Integer[Array, ""]) -> Integer[Array, "batch beams steps"]:
+    """Which of a row's beams each was at every step, up to this one.
+
+    The token that a step chose was chosen for the beam that had been fed, and that is what `beam_indices` remember.
+    """
+    own = jnp.concatenate([group.own_indices for group in groups], axis=1)
+    fed = jnp.concatenate([group.beam_indices for group in groups], axis=1)
+    fed = jax.lax.dynamic_update_slice_in_dim(fed, own[..., None], step, axis=-1)
+    return jnp.where(fed < 0, -1, fed - own[:, :1, None])
 
 
 def step(
     model: Writer,
     state: BeamSearchState,
-    padding: Integer[Array, "batch 1 1"] | None,
+    padding: Integer[Array, "batch 1"] | None,
     processors: Sequence[LogitsProcessor],
     rules: AbstractBeamRules,
     limits: Limits,
     key: PRNGKeyArray | None,
 ) -> BeamSearchState:
     length = state.length
-    logits, cache = feed_last(model, state.tokens, length, state.cache, padding)
+    ancestors = ancestors_of(state.groups, length - rules.scale.prompt_length)
+    logits, cache = feed_last(model, state.tokens, length, state.cache, ancestors, padding)
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     step_key = None if key is None else jr.fold_in(key, length)
 
-    groups, all_parents, all_scores, going, chosen, first = [], [], [], jnp.zeros((), bool), [], 0
+    groups, all_scores, going, chosen, first = [], [], jnp.zeros((), bool), [], 0
     for group in state.groups:
         size = group.scores.shape[-1]
         told = tuple(_told(processor, chosen) for processor in processors)
@@ -95,11 +106,10 @@ def step(
         totals = scores + group.scores[..., None]
         k = min(max(2, 1 + limits.eos.shape[0]) * size, size * totals.shape[-1])
         candidates = Candidates.best(totals, k, limits, step_key)
-        moved, parents, group_going = rules.advance(group, totals, candidates, length)
+        moved, group_going = rules.advance(group, totals, candidates, length)
         ids = jax.lax.dynamic_index_in_dim(moved.tokens, length, axis=-1, keepdims=False)
         chosen.append(jnp.where(group.open[:, None], ids, limits.pad))
         groups.append(moved)
-        all_parents.append(parents + first)
         all_scores.append(scores)
         going |= group_going
         first += size
@@ -108,7 +118,7 @@ def step(
         groups=tuple(groups),
         length=length + 1,
         going=going,
-        cache=reordered(cache, jnp.concatenate(all_parents, axis=1)),
+        cache=cache,
         records=state.records.write(length - rules.scale.prompt_length, jnp.concatenate(all_scores, axis=1), logits),
     )
 
@@ -148,10 +158,12 @@ def beam_search(
         cache=beginning.cache,
         records=Records.empty(shape, dtype, scores=output_scores, logits=output_logits),
     )
-    end = jax.lax.while_loop(
+    end = in_stages(
         lambda state: state.going,
         lambda state: step(model, state, beginning.padding, processors, rules, limits, key),
         start,
+        prompt_length=prompt_length,
+        steps=buffer - prompt_length,
     )
     first, *others = [rules.finish(group, end.length) for group in end.groups]
     for other in others:

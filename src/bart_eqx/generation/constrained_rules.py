@@ -38,7 +38,7 @@ class ConstrainedRules(AbstractBeamRules):
         totals: Float[Array, "batch beams vocab"],
         candidates: Candidates,
         length: Integer[Array, ""],
-    ) -> tuple[BeamGroup, Integer[Array, "batch beams"], Bool[Array, ""]]:
+    ) -> tuple[BeamGroup, Bool[Array, ""]]:
         assert group.progress is not None
         scorer = ScorerRules(self.scale)
         may_end = at(self.words.is_complete(group.progress), candidates.parents)
@@ -49,7 +49,7 @@ class ConstrainedRules(AbstractBeamRules):
         chosen, progress = self.in_turn(group, likely, totals)
         prompt_length = self.scale.prompt_length
         new = moved(group, chosen.parents, chosen.ids, chosen.scores, finished, is_open, length, prompt_length)
-        return eqx.tree_at(lambda g: g.progress, new, progress), chosen.parents, going
+        return eqx.tree_at(lambda g: g.progress, new, progress), going
 
     def in_turn(
         self, group: BeamGroup, likely: "Continuations", totals: Float[Array, "batch beams vocab"]

@@ -1,7 +1,13 @@
 """How a search drives a model: what is read before the first token is chosen, and how a token is fed.
 
-A search holds `[batch, beams, ...]`: the sequences that it writes about one source stand side by side and share the
-keys and values of that source. The tokens of a row fill the first slots of a buffer, and a slot without one is -1.
+A search holds `[batch, beams, ...]`: the sequences that it writes about one source stand side by side. The tokens of a
+row fill the first slots of a buffer, and a slot without one is -1.
+
+The model sees one sequence per source, whose new tokens at each step are the beams' last. They are the branches of a
+tree: each attends to the prompt and to its own ancestors among the slots of earlier steps, and a mask says which these
+are. So the beams are rows of one query, to the source as to their past; a prompt is read and stored once; and when
+beams are chosen anew no key or value moves, only the integers that name the ancestors.
+(Tree attention: arXiv:2305.09781.)
 """
 
 from typing import Any
@@ -35,25 +41,26 @@ class Request(eqx.Module):
     encoder_attention_mask: Bool[Array, "batch src"] | None = None
 
     @property
-    def padding(self) -> Integer[Array, "batch 1 1"] | None:
+    def padding(self) -> Integer[Array, "batch 1"] | None:
         """How many slots of each row's prompt hold no token; `None` where there are none."""
         if self.prompt_mask is None:
             return None
-        return jnp.sum(~self.prompt_mask, axis=-1, dtype=jnp.int32)[:, None, None]
+        return jnp.sum(~self.prompt_mask, axis=-1, keepdims=True, dtype=jnp.int32)
 
 
 class Beginning(eqx.Module):
-    """A search before its first choice. All but the last token of the prompt has been read."""
+    """A search before its first choice. All but the last token of the prompt has been read, once for each source."""
 
     tokens: Integer[Array, "batch beams buffer"]
     length: Integer[Array, ""]
     cache: DecoderCache
-    padding: Integer[Array, "batch 1 1"] | None
+    """Of those tokens alone; `room_for` makes room for more."""
+    padding: Integer[Array, "batch 1"] | None
     """Slots before a row's prompt that hold no token; its positions are counted from there."""
 
 
 def begin(model: Writer, request: Request, num_beams: int, buffer: int) -> Beginning:
-    """Read the source and the prompt, once for each source, and make room for `buffer` tokens in every beam."""
+    """Read the source and the prompt, and make room for `buffer` tokens in every beam."""
     batch, prompt_length = request.prompt.shape
     prompt, padding = request.prompt, request.padding
     if request.prompt_mask is not None:  # padding goes to the front, so that all rows go on in the same slot
@@ -61,17 +68,15 @@ def begin(model: Writer, request: Request, num_beams: int, buffer: int) -> Begin
         mask = jnp.take_along_axis(request.prompt_mask, order, axis=-1)
         prompt = jnp.where(mask, jnp.take_along_axis(prompt, order, axis=-1), -1)
     empty = jnp.full((batch, buffer - prompt_length), -1, jnp.int32)
-    tokens = jnp.concatenate([prompt.astype(jnp.int32), empty], axis=-1)[:, None]
+    tokens = jnp.concatenate([prompt.astype(jnp.int32), empty], axis=-1)
 
-    cache = empty_cache(model, request, 1, buffer - 1)  # the last token is never fed
+    cache = empty_cache(model, request, max(prompt_length - 1, 1))
     if prompt_length > 1:
-        _, cache = feed(model, tokens[..., : prompt_length - 1], cache, padding)
-    own = (cache.self_attn, cache.attention_mask)
-    for_beams = jax.tree.map(lambda x: jnp.repeat(x, num_beams, axis=1), own)
+        _, cache = run(model, tokens[:, : prompt_length - 1], cache, padding)
     return Beginning(
-        tokens=jnp.repeat(tokens, num_beams, axis=1),
+        tokens=jnp.broadcast_to(tokens[:, None], (batch, num_beams, buffer)),
         length=jnp.asarray(prompt_length, jnp.int32),
-        cache=eqx.tree_at(lambda c: (c.self_attn, c.attention_mask), cache, for_beams),
+        cache=cache,
         padding=padding,
     )
 
@@ -81,43 +86,51 @@ def scores_dtype(cache: DecoderCache) -> DTypeLike:
     return at_least_float32(cache.self_attn[0].keys.dtype)
 
 
-def empty_cache(model: Writer, request: Request, num_beams: int, slots: int) -> DecoderCache:
+def empty_cache(model: Writer, request: Request, slots: int) -> DecoderCache:
     states, mask = request.encoder_hidden_states, request.encoder_attention_mask
     if isinstance(model, BartForCausalLM):
         return model.init_cache(
-            request.prompt.shape[0],
-            max_length=slots,
-            num_beams=num_beams,
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask,
+            request.prompt.shape[0], max_length=slots, encoder_hidden_states=states, encoder_attention_mask=mask
         )
     if request.input_ids is not None and states is None:
         encoded = model.encode(request.input_ids, mask)
     else:
         assert states is not None
         encoded = BaseModelOutput(states)
-    return model.init_cache(encoded, mask, max_length=slots, num_beams=num_beams)
+    return model.init_cache(encoded, mask, max_length=slots)
 
 
 def run(
     model: Writer,
-    tokens: Integer[Array, "batch beams new"],
+    tokens: Integer[Array, "batch new"],
     cache: DecoderCache,
-    padding: Integer[Array, "batch 1 1"] | None,
+    padding: Integer[Array, "batch 1"] | None,
     *,
     output_attentions: bool = False,
     output_hidden_states: bool = False,
 ) -> tuple[CausalLMOutputWithCrossAttentions, DecoderCache]:
-    """Decode `tokens`. A padded prompt is read as if it stood alone: padding is masked, and positions are counted
-    without it."""
+    """Decode `tokens`, one after the other. A padded prompt is read as if it stood alone: padding is masked, and
+    positions are counted without it."""
+    positions = cache.position + jnp.arange(tokens.shape[-1])
+    mask = None if padding is None else tokens >= 0
+    outputs = dict(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
+    return _run(model, tokens, cache, positions, mask, padding, **outputs)
+
+
+def _run(
+    model: Writer,
+    tokens: Integer[Array, "batch new"],
+    cache: DecoderCache,
+    positions: Integer[Array, " new"],
+    mask: Bool[Array, "batch new"] | Bool[Array, "batch new slots"] | None,
+    padding: Integer[Array, "batch 1"] | None,
+    **outputs: Any,
+) -> tuple[CausalLMOutputWithCrossAttentions, DecoderCache]:
     # Drafts past the last position are thrown away, and must not make NaN of the call that has them.
-    positions = jnp.minimum(cache.position + jnp.arange(tokens.shape[-1]), model.config.max_position_embeddings - 1)
-    mask = None
+    positions = jnp.minimum(positions, model.config.max_position_embeddings - 1)
     if padding is not None:
-        mask = tokens >= 0
         positions = jnp.maximum(positions - padding, 0)
     ids = jnp.maximum(tokens, 0)  # what stands at a masked slot does not matter, but it must be a token
-    outputs: dict[str, Any] = dict(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
     if isinstance(model, BartForCausalLM):
         return model(ids, mask, positions, cache=cache, **outputs)
     return model.decode(ids, cache, decoder_attention_mask=mask, decoder_position_ids=positions, **outputs)
@@ -125,13 +138,18 @@ def run(
 
 def feed(
     model: Writer,
-    tokens: Integer[Array, "batch beams new"],
+    tokens: Integer[Array, "batch new"],
     cache: DecoderCache,
-    padding: Integer[Array, "batch 1 1"] | None,
-) -> tuple[Float[Array, "batch beams new vocab"], DecoderCache]:
+    padding: Integer[Array, "batch 1"] | None,
+) -> tuple[Float[Array, "batch new vocab"], DecoderCache]:
     """The scores of what follows each of `tokens`, in at least float32, and the cache with them."""
     output, cache = run(model, tokens, cache, padding)
-    return output.logits.astype(at_least_float32(output.logits.dtype)), cache
+    return output.logits.astype(scores_dtype(cache)), cache
+
+
+def room_for(steps: int, cache: DecoderCache, num_beams: int, prompt_length: int) -> DecoderCache:
+    """The cache of a search that has made no more than `steps` steps, with slots for so many."""
+    return cache.with_room(prompt_length - 1 + steps * num_beams)
 
 
 def feed_last(
@@ -139,9 +157,21 @@ def feed_last(
     tokens: Integer[Array, "batch beams buffer"],
     length: Integer[Array, ""],
     cache: DecoderCache,
-    padding: Integer[Array, "batch 1 1"] | None,
+    ancestors: Integer[Array, "batch beams steps"],
+    padding: Integer[Array, "batch 1"] | None,
 ) -> tuple[Float[Array, "batch beams vocab"], DecoderCache]:
-    """The scores of the token that goes into slot `length`."""
-    last = jax.lax.dynamic_slice_in_dim(tokens, length - 1, 1, axis=-1)
-    logits, cache = feed(model, last, cache, padding)
-    return logits[..., 0, :], cache
+    """The scores of the token that goes into slot `length`.
+
+    `ancestors` say whose each step was, of the beams that there were at it, up to and with this step.
+    """
+    num_beams = tokens.shape[1]
+    prompt_length = tokens.shape[-1] - ancestors.shape[-1]
+    steps = (cache.max_length - prompt_length + 1) // num_beams
+    of_steps = jnp.repeat(ancestors[..., :steps], num_beams, axis=-1) == jnp.tile(jnp.arange(num_beams), steps)
+    of_prompt = jnp.ones((*tokens.shape[:2], prompt_length - 1), bool)
+    mask = jnp.concatenate([of_prompt, of_steps], axis=-1)
+
+    last = jax.lax.dynamic_index_in_dim(tokens, length - 1, axis=-1, keepdims=False)
+    positions = jnp.broadcast_to(length - 1, (num_beams,))
+    output, cache = _run(model, last, cache, positions, mask, padding)
+    return output.logits.astype(scores_dtype(cache)), cache

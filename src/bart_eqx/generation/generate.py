@@ -222,12 +222,12 @@ def _search(model: Writer, plan: Plan) -> Found:
 
 
 @eqx.filter_jit
-def _readable(found: Found, pad: Integer[Array, ""], padding: Integer[Array, "batch 1 1"] | None) -> GenerationResult:
+def _readable(found: Found, pad: Integer[Array, ""], padding: Integer[Array, "batch 1"] | None) -> GenerationResult:
     """Padding out of the prompt and behind the end, rows `[batch, n, ...]`."""
     tokens, lengths = found.tokens, found.lengths
     if padding is not None:
         tokens = jnp.take_along_axis(tokens, jnp.argsort(tokens < 0, axis=-1, stable=True), axis=-1)
-        lengths = jnp.maximum(lengths - padding[:, 0], 0)
+        lengths = jnp.maximum(lengths - padding, 0)
     records, calls = found.records, found.model_calls
     return GenerationResult(
         sequences=jnp.where(tokens < 0, pad, tokens),

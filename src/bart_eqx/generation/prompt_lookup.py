@@ -15,13 +15,14 @@ from jaxtyping import Bool, Integer
 
 from ..model.cache import DecoderCache
 from ..typing import Array
-from .feeding import Request, Writer, begin, feed
+from .feeding import Request, Writer, begin, feed, room_for
 from .limits import Limits, logger
 from .processors import LogitsProcessor, apply, last_tokens
 from .results import Found
+from .stages import AbstractSearchState, in_stages
 
 
-class LookupState(eqx.Module):
+class LookupState(AbstractSearchState):
     """What one call of the model hands to the next."""
 
     tokens: Integer[Array, "batch 1 buffer"]
@@ -30,6 +31,12 @@ class LookupState(eqx.Module):
     finished: Bool[Array, "batch 1"]
     cache: DecoderCache
     model_calls: Integer[Array, ""]
+    num_tokens: int = eqx.field(static=True)
+    """Of a draft."""
+
+    def with_room(self, steps: int, prompt_length: int) -> "LookupState":
+        cache = room_for(steps + self.num_tokens, self.cache, 1, prompt_length)
+        return eqx.tree_at(lambda state: state.cache, self, cache)
 
 
 def draft(
@@ -58,21 +65,21 @@ def draft(
 def step(
     model: Writer,
     state: LookupState,
-    padding: Integer[Array, "batch 1 1"] | None,
+    padding: Integer[Array, "batch 1"] | None,
     source: Integer[Array, "batch src"],
     processors: Sequence[LogitsProcessor],
     limits: Limits,
-    num_tokens: int,
     max_ngram: int,
 ) -> LookupState:
-    length = state.length
+    length, num_tokens = state.length, state.num_tokens
     gap = jnp.full((source.shape[0], 1), -1, jnp.int32)  # no match runs from the source into the target
     history = jnp.concatenate([source, gap, state.tokens[:, 0]], axis=-1)
     drafts = draft(history, state.tokens[:, 0], length, num_tokens, max_ngram)[:, None]
 
     drafted = jax.lax.dynamic_update_slice_in_dim(state.tokens, drafts, length, axis=-1)
     chunk = jax.lax.dynamic_slice_in_dim(drafted, length - 1, num_tokens + 1, axis=-1)
-    logits, cache = feed(model, chunk, state.cache, padding)
+    logits, cache = feed(model, chunk[:, 0], state.cache, padding)
+    logits = logits[:, None]
 
     # At every position of the draft the processors see what stands before it, and no more.
     lengths = length + jnp.arange(num_tokens + 1, dtype=jnp.int32)
@@ -96,6 +103,7 @@ def step(
         # The slots of what was not accepted are free again.
         cache=eqx.tree_at(lambda c: c.position, cache, length + count - 1),
         model_calls=state.model_calls + 1,
+        num_tokens=num_tokens,
     )
 
 
@@ -111,7 +119,7 @@ def prompt_lookup_search(
     max_ngram: int,
     buffer: int,
 ) -> Found:
-    batch, _ = request.prompt.shape
+    batch, prompt_length = request.prompt.shape
     logger.info("Compiling prompt lookup: %d sequences, %d tokens, drafts of %d", batch, buffer, num_tokens)
     beginning = begin(model, request, 1, buffer)
     spare = jnp.full((batch, 1, num_tokens), -1, jnp.int32)
@@ -120,14 +128,17 @@ def prompt_lookup_search(
         length=beginning.length,
         lengths=jnp.broadcast_to(beginning.length, (batch, 1)),
         finished=jnp.zeros((batch, 1), bool),
-        cache=beginning.cache.extended(num_tokens),
+        cache=beginning.cache,
         model_calls=jnp.zeros((), jnp.int32),
+        num_tokens=num_tokens,
     )
     source = jnp.full((batch, 0), -1, jnp.int32) if source is None else source
-    end = jax.lax.while_loop(
+    end = in_stages(
         lambda state: (state.length < limits.max_length) & ~jnp.all(state.finished),
-        lambda state: step(model, state, beginning.padding, source, processors, limits, num_tokens, max_ngram),
+        lambda state: step(model, state, beginning.padding, source, processors, limits, max_ngram),
         start,
+        prompt_length=prompt_length,
+        steps=buffer - prompt_length,
     )
     calls = jnp.broadcast_to(end.model_calls, (batch,))
     return Found(tokens=end.tokens[..., :buffer], lengths=end.lengths, model_calls=calls)

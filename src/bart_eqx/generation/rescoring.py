@@ -1,6 +1,7 @@
 """The states behind finished sequences: one teacher-forced pass over them, whatever search has found them."""
 
 import equinox as eqx
+import jax
 from jaxtyping import Integer
 
 from ..model.outputs import CausalLMOutputWithCrossAttentions
@@ -22,14 +23,10 @@ def states_of(
     Cached steps and a whole pass give the same numbers, so nothing needs to be recorded during the search, and beams
     need no bookkeeping for it.
     """
-    _, num_sequences, buffer = tokens.shape
-    cache = empty_cache(model, request, num_sequences, buffer - 1)
-    output, _ = run(
-        model,
-        tokens[..., :-1],
-        cache,
-        request.padding,
-        output_attentions=output_attentions,
-        output_hidden_states=output_hidden_states,
-    )
-    return output
+    cache = empty_cache(model, request, tokens.shape[-1] - 1)
+
+    def states(read: Integer[Array, "batch seq"]) -> CausalLMOutputWithCrossAttentions:
+        outputs = dict(output_attentions=output_attentions, output_hidden_states=output_hidden_states)
+        return run(model, read, cache, request.padding, **outputs)[0]
+
+    return jax.vmap(states, in_axes=1, out_axes=1)(tokens[..., :-1])  # all read the one source

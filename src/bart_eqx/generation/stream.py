@@ -61,16 +61,18 @@ def _tokens(model: Writer, plan: Plan) -> Iterator[Integer[Array, "*rows"]]:
 @eqx.filter_jit
 def _start(
     model: Writer, request: Request, num_sequences: int, buffer: int
-) -> tuple[AncestralState, Integer[Array, "batch 1 1"] | None]:
+) -> tuple[AncestralState, Integer[Array, "batch 1"] | None]:
     logger.info("Compiling a stream: %d x %d sequences, %d tokens", request.prompt.shape[0], num_sequences, buffer)
     beginning = begin(model, request, num_sequences, buffer)
-    return AncestralState.start(beginning, Records(None, None)), beginning.padding
+    prompt_length = request.prompt.shape[-1]
+    state = AncestralState.start(beginning, Records(None, None))
+    return state.with_room(buffer - prompt_length, prompt_length), beginning.padding
 
 
 @eqx.filter_jit(donate="all-except-first")
 def _next(
     unchanged: tuple[
-        Writer, Integer[Array, "batch 1 1"] | None, tuple[LogitsProcessor, ...], AbstractChoice, Limits, int
+        Writer, Integer[Array, "batch 1"] | None, tuple[LogitsProcessor, ...], AbstractChoice, Limits, int
     ],
     state: AncestralState,
 ) -> tuple[AncestralState, Integer[Array, "batch beams"], Array]:

@@ -47,25 +47,6 @@ class AbstractAttention(eqx.Module):
         """
 
 
-def attend_to_source(
-    attention: AbstractAttention,
-    x: Float[Array, "*batch new dim"],
-    keys: Float[Array, "*source heads head_dim src"],
-    values: Float[Array, "*source heads src head_dim"],
-    mask: Bool[Array, "*source 1 1 src"] | None,
-    *,
-    key: PRNGKeyArray | None = None,
-) -> tuple[Float[Array, "*batch new dim"], Float[Array, "*batch heads new src"] | None]:
-    """`attend`, where beams may share a source: they become queries of it, and its keys are stored and read once."""
-    source = keys.shape[:-3]
-    shared = x.shape[len(source) : -1]
-    found, weights = attention.attend(x.reshape(*source, -1, x.shape[-1]), keys, values, mask, key=key)
-    if weights is not None:
-        weights = weights.reshape(*weights.shape[:-2], *shared, weights.shape[-1])
-        weights = jnp.moveaxis(weights, len(source), -3)
-    return found.reshape(x.shape), weights
-
-
 class BartAttention(AbstractAttention):
     """Scaled dot-product attention (arXiv:1706.03762), as `FlaxBartAttention` in `modeling_flax_bart.py`.
 

@@ -84,21 +84,17 @@ class BartModel(eqx.Module):
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
         *,
         max_length: int,
-        num_beams: int | None = None,
     ) -> DecoderCache:
         """An empty cache with room for `max_length` target tokens, over a source that `encode` has read.
 
         The keys and values of cross attention are projected here, once; no later call looks at the source again.
-        With `num_beams`, `decode` takes and returns `[*batch, num_beams, ...]`: each beam has a past of its own, and
-        all beams of a row read its one source.
 
         Raises:
             ValueError: if `max_length` is more than `config.max_position_embeddings`.
         """
         states = encoder_outputs.last_hidden_state
         mask = None if encoder_attention_mask is None else as_boolean(encoder_attention_mask)
-        beams = () if num_beams is None else (num_beams,)
-        return self.decoder.init_cache((*states.shape[:-2], *beams), max_length, states, mask)
+        return self.decoder.init_cache(states.shape[:-2], max_length, states, mask)
 
     @overload
     def decode(
@@ -106,7 +102,7 @@ class BartModel(eqx.Module):
         decoder_input_ids: Integer[HostArray, "*batch new"],
         cache: DecoderCache,
         *,
-        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None = None,
         decoder_position_ids: Integer[HostArray, "*#batch new"] | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
@@ -121,7 +117,7 @@ class BartModel(eqx.Module):
         *,
         encoder_outputs: BaseModelOutput,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
-        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None = None,
         decoder_position_ids: Integer[HostArray, "*#batch new"] | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
@@ -135,7 +131,7 @@ class BartModel(eqx.Module):
         *,
         encoder_outputs: BaseModelOutput | None = None,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
-        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None = None,
         decoder_position_ids: Integer[HostArray, "*#batch new"] | None = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
@@ -149,6 +145,8 @@ class BartModel(eqx.Module):
             encoder_outputs: From `encode`; without a cache.
             encoder_attention_mask: Zero, or False, at source padding; without a cache, which has its own.
             decoder_attention_mask: Zero, or False, at target padding: of the new tokens, or of every slot of the cache.
+                Or `[*batch, new, slots]`: which slots each new token may attend to, its own among them. No causal mask
+                is added to that: the new tokens may be the branches of a tree (`docs/design.md`).
             decoder_position_ids: By default a token's position is its slot, also where tokens are masked.
             output_attentions: Return the attention weights of every layer: `[*batch, heads, new, slots]` and, to the
                 source, `[*batch, heads, new, src]`.
@@ -181,7 +179,7 @@ class BartModel(eqx.Module):
         cache: DecoderCache | None,
         encoder_outputs: BaseModelOutput | None,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None,
-        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | None,
+        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None,
         decoder_position_ids: Integer[HostArray, "*#batch new"] | None,
         output_attentions: bool,
         output_hidden_states: bool,

@@ -39,11 +39,10 @@ class DecoderCache(eqx.Module):
     self_attn: tuple[KVCache, ...]
     """One per layer, written by `decode`."""
     cross_attn: tuple[KVCache, ...] | None
-    """One per layer, computed once from the source by `init_cache`, and not repeated where beams share the source;
-    `None` for a decoder without an encoder."""
+    """One per layer, computed once from the source by `init_cache`; `None` for a decoder without an encoder."""
     attention_mask: Bool[Array, "*batch max_len"]
     """Which slots may be attended to, once they are taken. False where a prefix was padded."""
-    encoder_attention_mask: Bool[Array, "*source src"] | None
+    encoder_attention_mask: Bool[Array, "*batch src"] | None
     position: Integer[Array, ""]
     """The next free slot: one number for all layers and rows."""
 
@@ -51,8 +50,11 @@ class DecoderCache(eqx.Module):
     def max_length(self) -> int:
         return self.attention_mask.shape[-1]
 
-    def extended(self, extra: int) -> "DecoderCache":
-        """The same with `extra` more slots, also beyond the model's last position."""
+    def with_room(self, max_length: int) -> "DecoderCache":
+        """The same with `max_length` slots, which may be more than the model has positions: branches share theirs."""
+        extra = max_length - self.max_length
+        if extra == 0:
+            return self
         lengthened = lambda x, axis: jnp.pad(x, [(0, extra if i == x.ndim + axis else 0) for i in range(x.ndim)])
         return DecoderCache(
             self_attn=tuple(KVCache(lengthened(kv.keys, -1), lengthened(kv.values, -2)) for kv in self.self_attn),

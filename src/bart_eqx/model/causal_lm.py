@@ -78,18 +78,15 @@ class BartForCausalLM(eqx.Module):
         batch_size: int | None,
         *,
         max_length: int,
-        num_beams: int | None = None,
-        encoder_hidden_states: Float[Array, "*source src dim"] | None = None,
-        encoder_attention_mask: Mask[HostArray, "*source src"] | None = None,
+        encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
+        encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
     ) -> DecoderCache:
         """An empty cache with room for `max_length` tokens in each of `batch_size` rows; `None` for one sequence.
-
-        With `num_beams`, in each of so many beams of every row, which share its encoder states.
 
         Raises:
             ValueError: if `max_length` is more than `config.max_position_embeddings`.
         """
-        batch = tuple(size for size in (batch_size, num_beams) if size is not None)
+        batch = () if batch_size is None else (batch_size,)
         mask = None if encoder_attention_mask is None else as_boolean(encoder_attention_mask)
         return self.model.decoder.init_cache(batch, max_length, encoder_hidden_states, mask)
 
@@ -97,7 +94,7 @@ class BartForCausalLM(eqx.Module):
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch new"],
-        attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None = None,
         position_ids: Integer[HostArray, "*#batch new"] | None = None,
         *,
         cache: DecoderCache,
@@ -110,7 +107,7 @@ class BartForCausalLM(eqx.Module):
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch new"],
-        attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None = None,
         position_ids: Integer[HostArray, "*#batch new"] | None = None,
         encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
@@ -124,7 +121,7 @@ class BartForCausalLM(eqx.Module):
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch new"],
-        attention_mask: Mask[HostArray, "*batch mask_len"] | None = None,
+        attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None = None,
         position_ids: Integer[HostArray, "*#batch new"] | None = None,
         encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
@@ -138,7 +135,8 @@ class BartForCausalLM(eqx.Module):
 
         Args:
             input_ids: With a cache, the tokens after those that it holds: a step, a chunk, or a prefix.
-            attention_mask: Zero, or False, at padding: of these tokens, or of every slot of the cache.
+            attention_mask: Zero, or False, at padding: of these tokens, or of every slot of the cache. Or
+                `[*batch, new, slots]`, as in [`BartModel.decode`][bart_eqx.BartModel.decode].
             position_ids: By default a token's position is its slot, also where tokens are masked.
             encoder_hidden_states: What cross attention reads; without a cache, which has its own.
             encoder_attention_mask: Zero, or False, where it must not.

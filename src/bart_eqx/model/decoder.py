@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig
 from ..typing import Array, HostArray, split_or_none
-from .attention import AbstractAttention, BartAttention, attend_to_source
+from .attention import AbstractAttention, BartAttention
 from .cache import DecoderCache, KVCache
 from .layers import (
     ACTIVATION_FUNCTIONS,
@@ -82,7 +82,7 @@ class BartDecoderLayer(eqx.Module):
         position: Integer[Array, ""],
         mask: Bool[Array, "*batch 1 new max_len"],
         source: KVCache | None,
-        source_mask: Bool[Array, "*source 1 1 src"] | None,
+        source_mask: Bool[Array, "*batch 1 1 src"] | None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[
@@ -97,8 +97,8 @@ class BartDecoderLayer(eqx.Module):
         x = self.self_attn_layer_norm(x + self.dropout(found, key=self_key))
         cross_weights = None
         if source is not None:
-            found, cross_weights = attend_to_source(
-                self.encoder_attn, x, source.keys, source.values, source_mask, key=cross_weights_key
+            found, cross_weights = self.encoder_attn.attend(
+                x, source.keys, source.values, source_mask, key=cross_weights_key
             )
             x = self.encoder_attn_layer_norm(x + self.dropout(found, key=cross_key))
         y = feed_forward(x, self.fc1, self.activation_fn, self.activation_dropout, self.fc2, key=activation_key)
@@ -154,8 +154,8 @@ class BartDecoder(eqx.Module):
         self,
         batch: tuple[int, ...],
         max_length: int,
-        encoder_hidden_states: Float[Array, "*source src dim"] | None,
-        encoder_attention_mask: Bool[Array, "*source src"] | None,
+        encoder_hidden_states: Float[Array, "*batch src dim"] | None,
+        encoder_attention_mask: Bool[Array, "*batch src"] | None,
     ) -> DecoderCache:
         """An empty cache for `max_length` tokens, over a source whose keys and values are projected here, once."""
         if not 1 <= max_length <= self.embed_positions.num_positions:
@@ -184,7 +184,7 @@ class BartDecoder(eqx.Module):
         self,
         inputs_embeds: Float[Array, "*batch new dim"],
         cache: DecoderCache,
-        attention_mask: Bool[Array, "*batch mask_len"] | None = None,
+        attention_mask: Bool[Array, "*batch mask_len"] | Bool[Array, "*batch new max_len"] | None = None,
         position_ids: Integer[HostArray, "*#batch new"] | None = None,
         *,
         output_attentions: bool = False,
@@ -193,14 +193,22 @@ class BartDecoder(eqx.Module):
     ) -> tuple[BaseModelOutputWithCrossAttentions, DecoderCache]:
         """Decode the `new` tokens after those that the cache holds.
 
-        `attention_mask` speaks of the new tokens, or, if it is as long as the cache, of every slot. `position_ids` are
-        the tokens' slots by default.
+        `attention_mask` speaks of the new tokens; or, if it is as long as the cache, of every slot; or, with an axis
+        more, of every slot for each new token. `position_ids` are the tokens' slots by default.
 
         Raises:
             ValueError: if the tokens do not fit in the cache. Where `cache.position` is traced this cannot be seen; the
                 output, and all that the cache then holds, is NaN.
         """
         new, max_length = inputs_embeds.shape[-2], cache.max_length
+        pairs = None
+        if attention_mask is not None and attention_mask.ndim == inputs_embeds.ndim:
+            attention_mask, pairs = None, attention_mask
+            if pairs.shape[-2:] != (new, max_length):
+                raise ValueError(
+                    f"A decoder mask with an axis for the new tokens covers every slot of the cache: [..., {new}, "
+                    f"{max_length}]. Got {list(pairs.shape)}."
+                )
         attention_mask = cache.accept(new, attention_mask)
         slots = cache.position + jnp.arange(new)
         position_ids = slots if position_ids is None else jnp.asarray(position_ids)
@@ -211,7 +219,10 @@ class BartDecoder(eqx.Module):
         x = inputs_embeds * self.embed_scale + self.embed_positions(position_ids)
         x = self.dropout(self.layernorm_embedding(x), key=embed_key)
 
-        mask = padding_mask(attention_mask) & causal_mask(slots, jnp.arange(max_length))
+        if pairs is None:
+            mask = padding_mask(attention_mask) & causal_mask(slots, jnp.arange(max_length))
+        else:
+            mask = padding_mask(attention_mask) & pairs[..., None, :, :]
         source_mask = None if cache.encoder_attention_mask is None else padding_mask(cache.encoder_attention_mask)
         sources = (None,) * len(self.layers) if cache.cross_attn is None else cache.cross_attn
 

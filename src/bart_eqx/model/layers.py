@@ -45,10 +45,19 @@ def at_least_float32(dtype: DTypeLike) -> DTypeLike:
 def project(x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_dim"]) -> Float[Array, "*batch out_dim"]:
     """`x @ weight.T`, summed in at least float32 and returned in the dtype of `x`.
 
-    On CPU the wider sum is what makes a bfloat16 product fast: XLA has no quick kernel for bfloat16 results.
+    The forms are those for which XLA has a quick kernel on CPU (`docs/performance.md`): a wide sum for narrow numbers,
+    two rows of them at least, and one row of others as a matrix times a vector. As a row times a transposed matrix, XLA
+    copies the matrix.
     """
-    product = jnp.matmul(x, weight.T, preferred_element_type=at_least_float32(x.dtype))
-    return product.astype(x.dtype)
+    rows = x.reshape(-1, x.shape[-1])
+    wide = at_least_float32(x.dtype)
+    if rows.shape[0] != 1:
+        product = jnp.matmul(rows, weight.T, preferred_element_type=wide)
+    elif x.dtype == wide:
+        product = jnp.matmul(weight, rows[0])
+    else:
+        product = jnp.matmul(jnp.concatenate([rows, rows]), weight.T, preferred_element_type=wide)[:1]
+    return product.reshape(*x.shape[:-1], weight.shape[0]).astype(x.dtype)
 
 
 class Linear(eqx.Module):
