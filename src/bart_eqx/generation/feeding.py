@@ -24,6 +24,7 @@ from ..model.conditional_generation import BartForConditionalGeneration
 from ..model.layers import at_least_float32
 from ..model.outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions
 from ..typing import Array
+from .encoding import encoded
 
 
 Writer = BartForConditionalGeneration | BartForCausalLM
@@ -93,11 +94,9 @@ def empty_cache(model: Writer, request: Request, slots: int) -> DecoderCache:
             request.prompt.shape[0], max_length=slots, encoder_hidden_states=states, encoder_attention_mask=mask
         )
     if request.input_ids is not None and states is None:
-        encoded = model.encode(request.input_ids, mask)
-    else:
-        assert states is not None
-        encoded = BaseModelOutput(states)
-    return model.init_cache(encoded, mask, max_length=slots)
+        states = encoded(model, request.input_ids, mask)
+    assert states is not None
+    return model.init_cache(BaseModelOutput(states), mask, max_length=slots)
 
 
 def run(
