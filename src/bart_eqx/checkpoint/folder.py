@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
@@ -17,13 +16,14 @@ from ..generation_config import GenerationConfig
 from ..model.bart import BartModel
 from ..model.causal_lm import BartForCausalLM
 from ..model.conditional_generation import BartForConditionalGeneration
+from ..model.quantized import is_quantized, quantize
 from ..model.question_answering import BartForQuestionAnswering
 from ..model.sequence_classification import BartForSequenceClassification
 from .errors import CheckpointError
 from .files import WEIGHT_FILES, read_json, read_weights
 from .flax_msgpack import read_msgpack, write_msgpack
 from .names import to_flax_leaf, with_embedding_aliases
-from .pytree import Account, Model, fill, to_tensors
+from .pytree import Account, Model, fill, to_tensors, widest_float
 from .safetensors_file import read_safetensors, write_safetensors
 from .source import find_folder
 
@@ -40,6 +40,8 @@ CLASSES = {
         BartForCausalLM,
     )
 }
+# What config.json says of a model with int8 weights. transformers does not know the method, and refuses it by name.
+_INT8 = {"quant_method": "bart_eqx", "weights": "int8"}
 _WRITERS = (BartForConditionalGeneration, BartForCausalLM)
 AnyBart = (
     BartModel
@@ -97,6 +99,9 @@ def load(
 ) -> tuple[Any, Account]:
     """`from_pretrained` for a local folder, with an account of what became of its arrays."""
     fields = read_json(folder / "config.json")
+    if fields.get("quantization_config") == _INT8:
+        del fields["quantization_config"]
+        options["transformation"] = quantize
     config = BartConfig.from_dict(fields) if config is None else config
     tensors = read_weights(folder)
     chosen: Any = _class_of(folder, fields, tensors) if cls is None else cls
@@ -133,7 +138,7 @@ def save_pretrained(model: AnyBart, folder: str | Path, *, to: Literal["safetens
     """Write a model as a folder that transformers and `from_pretrained` both load.
 
     Args:
-        model: One of the five classes.
+        model: One of the five classes. With int8 weights (`quantize`), only `from_pretrained` reads the folder.
         folder: Made if it does not exist. Files of the same names in it are replaced, each at once.
         to: `"safetensors"`, which transformers' PyTorch reads; or `"flax"`, a flax_model.msgpack for its Flax.
 
@@ -148,9 +153,11 @@ def save_pretrained(model: AnyBart, folder: str | Path, *, to: Literal["safetens
         raise CheckpointError(f"{folder} has other weights, {', '.join(others)}: remove them, or take another folder.")
 
     tensors = to_tensors(model)
+    if to == "flax" and is_quantized(model):
+        raise CheckpointError("Flax's BART has no int8 weights: save as safetensors, or save the model unquantised.")
     if to == "flax":
         tensors = dict(to_flax_leaf(name, array) for name, array in tensors.items())
-    elif not model.config.tie_word_embeddings:
+    elif not (model.config.tie_word_embeddings or is_quantized(model)):
         tensors = with_embedding_aliases(tensors)
     partial = target.with_name(f".{target.name}.partial")
     if to == "flax":
@@ -162,8 +169,10 @@ def save_pretrained(model: AnyBart, folder: str | Path, *, to: Literal["safetens
     _compare(target, tensors, written)
     _publish(partial, target)
 
-    dtype = str(jnp.result_type(*tensors.values()))
+    dtype = str(widest_float(tensors.values()))
     fields = {"architectures": [type(model).__name__], **model.config.to_dict(), "torch_dtype": dtype}
+    if is_quantized(model):
+        fields["quantization_config"] = _INT8
     _write_json(folder / "config.json", fields)
     if isinstance(model, _WRITERS):
         _write_json(folder / "generation_config.json", model.generation_config.to_dict())

@@ -1,7 +1,7 @@
 """Between named arrays and a model: build its skeleton, fill every leaf, account for every name on both sides."""
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -61,6 +61,7 @@ def fill(
     dtype: DTypeLike | None = None,
     key: PRNGKeyArray | None = None,
     ignore_mismatched_sizes: bool = False,
+    transformation: Callable[[Any], Any] = lambda model: model,
     **fields: Any,
 ) -> tuple[Model, Account]:
     """A `cls` in inference mode, with the arrays of a checkpoint for its parameters.
@@ -73,6 +74,7 @@ def fill(
         dtype: Of the parameters; by default that of the arrays, the widest if they differ.
         key: For a head that the checkpoint does not have.
         ignore_mismatched_sizes: Make head parameters of another shape anew, too.
+        transformation: What was done to the model before it was saved: `quantize`.
         **fields: Further arguments of `cls`.
 
     Raises:
@@ -80,13 +82,16 @@ def fill(
             embedding is stored disagree. All such faults are reported together.
     """
 
-    build: Callable[..., Model] = functools.partial(cls, config, **fields)
+    make: Callable[..., Model] = functools.partial(cls, config, **fields)
+    build: Callable[..., Model] = lambda *, key: transformation(make(key=key))
     skeleton = eqx.filter_eval_shape(build, key=jr.key(0))
-    shapes = {name: leaf.shape for name, leaf in named_parameters(skeleton).items()}
+    parameters = named_parameters(skeleton)
+    shapes = {name: leaf.shape for name, leaf in parameters.items()}
+    integers = {canonical(n, tied=config.tie_word_embeddings) for n, p in parameters.items() if p.dtype == jnp.int8}
     wanted = {canonical(name, tied=config.tie_word_embeddings): name for name in shapes}
 
     faults: list[str] = []
-    found = _canonical_arrays(tensors, config, faults)
+    found = _canonical_arrays(tensors, config, wanted, integers, faults)
     dtype = _common_dtype(found, dtype)
 
     filled: dict[str, jax.Array] = {}
@@ -100,7 +105,7 @@ def fill(
         elif target is None:
             faults.append(f"`{name}` is no parameter of {cls.__name__} with this configuration.")
         elif array.shape == shapes[target]:
-            filled[target] = _to_device(target, array, dtype, faults)
+            filled[target] = _to_device(target, array, jnp.dtype(jnp.int8) if name in integers else dtype, faults)
         elif not (ignore_mismatched_sizes and _is_of_head(target)):
             faults.append(f"`{target}` must have shape {shapes[target]}. Got {array.shape}.")
             misshapen.add(target)
@@ -116,20 +121,30 @@ def fill(
         )
     if initialised:
         new = _initialise(build, initialised, jr.key(0) if key is None else key)
-        filled |= {name: leaf.astype(dtype) for name, leaf in new.items()}
+        filled |= {name: leaf if leaf.dtype == jnp.int8 else leaf.astype(dtype) for name, leaf in new.items()}
     model = jtu.tree_map_with_path(lambda path, leaf: filled[_name(path)] if _is_parameter(leaf) else leaf, skeleton)
     loaded = tuple(name for name in shapes if name not in initialised)
     return model, Account(loaded, tuple(initialised), tuple(sorted(dropped)))
 
 
-def _canonical_arrays(tensors: dict[str, np.ndarray], config: BartConfig, faults: list[str]) -> dict[str, np.ndarray]:
+def _canonical_arrays(
+    tensors: dict[str, np.ndarray],
+    config: BartConfig,
+    wanted: Collection[str],
+    integers: Collection[str],
+    faults: list[str],
+) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for original in list(tensors):
         name, array = from_flax_leaf(original, tensors.pop(original))
         if name.endswith(_NEVER_PARAMETERS):
             continue
         name = canonical(name, tied=config.tie_word_embeddings)
-        if not jnp.issubdtype(array.dtype, jnp.floating):
+        # Another head's, which this model drops: nothing says what it should be.
+        may_be_int8 = bool(integers) and array.dtype == np.int8 and name not in wanted
+        if name in integers and array.dtype != np.int8:
+            faults.append(f"`{original}` must be int8. Got {array.dtype}.")
+        elif name not in integers and not jnp.issubdtype(array.dtype, jnp.floating) and not may_be_int8:
             faults.append(f"`{original}` must be floating-point. Got {array.dtype}.")
         elif name not in found:
             found[name] = array
@@ -141,7 +156,7 @@ def _canonical_arrays(tensors: dict[str, np.ndarray], config: BartConfig, faults
 
 def _common_dtype(found: Mapping[str, np.ndarray], dtype: DTypeLike | None) -> jnp.dtype:
     if dtype is None:
-        widest = jnp.result_type(*{array.dtype for array in found.values()}) if found else jnp.float32
+        widest = widest_float(found.values())
         return jax.dtypes.canonicalize_dtype(widest)
     if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
         raise ValueError(f"dtype={jnp.dtype(dtype)} needs 64-bit mode: jax.config.update('jax_enable_x64', True).")
@@ -150,8 +165,14 @@ def _common_dtype(found: Mapping[str, np.ndarray], dtype: DTypeLike | None) -> j
     return jnp.dtype(dtype)
 
 
+def widest_float(arrays: Iterable[np.ndarray]) -> jnp.dtype:
+    """The dtype of a model with these parameters, of which some may be integers."""
+    floating = {array.dtype for array in arrays if jnp.issubdtype(array.dtype, jnp.floating)}
+    return jnp.result_type(*floating) if floating else jnp.dtype(jnp.float32)
+
+
 def _to_device(name: str, array: np.ndarray, dtype: jnp.dtype, faults: list[str]) -> jax.Array:
-    if jnp.finfo(dtype).max < jnp.finfo(array.dtype).max:
+    if dtype != array.dtype and jnp.finfo(dtype).max < jnp.finfo(array.dtype).max:
         largest = np.max(np.abs(array), initial=0)
         if np.isfinite(largest) and largest > jnp.finfo(dtype).max:
             faults.append(f"`{name}` holds {largest}, which {dtype} cannot: load it as bfloat16 or float32.")

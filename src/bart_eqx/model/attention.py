@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from ..typing import Array
-from .layers import Linear, at_least_float32
+from .layers import AbstractLinear, Linear, at_least_float32
 
 
 class AbstractAttention(eqx.Module):
@@ -54,10 +54,10 @@ class BartAttention(AbstractAttention):
     is computed in at least float32. A query that may see nothing sees everything alike, as in the reference.
     """
 
-    k_proj: Linear
-    v_proj: Linear
-    q_proj: Linear
-    out_proj: Linear
+    k_proj: AbstractLinear
+    v_proj: AbstractLinear
+    q_proj: AbstractLinear
+    out_proj: AbstractLinear
     dropout: eqx.nn.Dropout
     num_heads: int = eqx.field(static=True)
 

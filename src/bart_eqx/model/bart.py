@@ -14,7 +14,7 @@ from .cache import DecoderCache
 from .checks import check_token_ids
 from .decoder import BartDecoder
 from .encoder import BartEncoder
-from .layers import Embedding
+from .layers import AbstractEmbedding, Embedding
 from .masks import as_boolean, shift_tokens_right
 from .outputs import BaseModelOutput, BaseModelOutputWithCrossAttentions, Seq2SeqModelOutput
 
@@ -29,7 +29,7 @@ class BartModel(eqx.Module):
     on dropout and LayerDrop, which then need the `key` of each call.
     """
 
-    shared: Embedding
+    shared: AbstractEmbedding
     encoder: BartEncoder
     decoder: BartDecoder
     config: BartConfig = eqx.field(static=True)

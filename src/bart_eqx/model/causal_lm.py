@@ -14,7 +14,7 @@ from ..typing import Array, HostArray, Mask
 from .cache import DecoderCache
 from .checks import check_token_ids
 from .decoder import BartDecoder
-from .layers import Embedding, Linear, project
+from .layers import AbstractEmbedding, AbstractLinear, Embedding, Linear
 from .masks import as_boolean
 from .outputs import CausalLMOutputWithCrossAttentions
 
@@ -32,7 +32,7 @@ class BartForCausalLM(eqx.Module):
     """
 
     model: BartDecoderWrapper
-    lm_head: Linear | None
+    lm_head: AbstractLinear | None
     """`None` where the head is tied: it then reads `model.decoder.embed_tokens`, the one copy of the embedding."""
     config: BartConfig = eqx.field(static=True)
     generation_config: GenerationConfig = eqx.field(static=True)
@@ -65,13 +65,13 @@ class BartForCausalLM(eqx.Module):
         self.generation_config = generation_config or GenerationConfig.from_model_config(config)
 
     @property
-    def embed_tokens(self) -> Embedding:
+    def embed_tokens(self) -> AbstractEmbedding:
         assert self.model.decoder.embed_tokens is not None
         return self.model.decoder.embed_tokens
 
     def lm_logits(self, states: Float[Array, "*batch tgt dim"]) -> Float[Array, "*batch tgt vocab"]:
         """The head: a score for every token of the vocabulary, from the last hidden states."""
-        return project(states, self.embed_tokens.weight) if self.lm_head is None else self.lm_head(states)
+        return self.embed_tokens.scores(states) if self.lm_head is None else self.lm_head(states)
 
     def init_cache(
         self,

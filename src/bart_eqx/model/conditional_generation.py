@@ -15,7 +15,7 @@ from ..typing import Array, HostArray, Mask
 from .bart import BartModel
 from .cache import DecoderCache
 from .head import AbstractBartHead
-from .layers import Linear, project
+from .layers import AbstractLinear, Linear
 from .outputs import (
     BaseModelOutput,
     CausalLMOutputWithCrossAttentions,
@@ -27,7 +27,7 @@ class BartForConditionalGeneration(AbstractBartHead):
     """BART with a language-modelling head: summaries, translations, infilling; see `bart_eqx.generate`."""
 
     model: BartModel
-    lm_head: Linear | None
+    lm_head: AbstractLinear | None
     """`None` where the head is tied: it then reads `model.shared`, the one copy of the embedding."""
     final_logits_bias: Float[Array, "1 vocab"]
     """Never trained, as in the reference: it stands behind a `stop_gradient`."""
@@ -59,7 +59,7 @@ class BartForConditionalGeneration(AbstractBartHead):
 
     def lm_logits(self, states: Float[Array, "*batch tgt dim"]) -> Float[Array, "*batch tgt vocab"]:
         """The head: a score for every token of the vocabulary, from the decoder's last hidden states."""
-        logits = project(states, self.model.shared.weight) if self.lm_head is None else self.lm_head(states)
+        logits = self.model.shared.scores(states) if self.lm_head is None else self.lm_head(states)
         return logits + jax.lax.stop_gradient(self.final_logits_bias[0])
 
     @overload

@@ -20,7 +20,8 @@ from .attention import AbstractAttention, BartAttention
 from .cache import DecoderCache, KVCache
 from .layers import (
     ACTIVATION_FUNCTIONS,
-    Embedding,
+    AbstractEmbedding,
+    AbstractLinear,
     LayerDrop,
     LayerNorm,
     LearnedPositionalEmbedding,
@@ -38,8 +39,8 @@ class BartDecoderLayer(eqx.Module):
     self_attn_layer_norm: LayerNorm
     encoder_attn: AbstractAttention
     encoder_attn_layer_norm: LayerNorm
-    fc1: Linear
-    fc2: Linear
+    fc1: AbstractLinear
+    fc2: AbstractLinear
     final_layer_norm: LayerNorm
     dropout: eqx.nn.Dropout
     activation_dropout: eqx.nn.Dropout
@@ -108,7 +109,7 @@ class BartDecoderLayer(eqx.Module):
 class BartDecoder(eqx.Module):
     """Positions added, a norm, a stack of layers over a `DecoderCache`."""
 
-    embed_tokens: Embedding | None
+    embed_tokens: AbstractEmbedding | None
     """The token table of a decoder that stands alone; `None` in a `BartModel`, which shares its own."""
     embed_positions: LearnedPositionalEmbedding
     layernorm_embedding: LayerNorm
@@ -121,7 +122,7 @@ class BartDecoder(eqx.Module):
         self,
         config: BartConfig,
         *,
-        embed_tokens: Embedding | None = None,
+        embed_tokens: AbstractEmbedding | None = None,
         dtype: DTypeLike = jnp.float32,
         key: PRNGKeyArray,
     ):

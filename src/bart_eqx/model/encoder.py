@@ -14,6 +14,7 @@ from ..typing import Array, HostArray, split_or_none
 from .attention import AbstractAttention, BartAttention
 from .layers import (
     ACTIVATION_FUNCTIONS,
+    AbstractLinear,
     LayerDrop,
     LayerNorm,
     LearnedPositionalEmbedding,
@@ -29,8 +30,8 @@ class BartEncoderLayer(eqx.Module):
 
     self_attn: AbstractAttention
     self_attn_layer_norm: LayerNorm
-    fc1: Linear
-    fc2: Linear
+    fc1: AbstractLinear
+    fc2: AbstractLinear
     final_layer_norm: LayerNorm
     dropout: eqx.nn.Dropout
     activation_dropout: eqx.nn.Dropout

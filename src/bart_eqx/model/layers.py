@@ -4,6 +4,7 @@ All take any number of leading axes. `equinox.nn.Linear` takes none, and under `
 copies a call on CPU; it also initialises uniformly where BART draws from a normal distribution.
 """
 
+import abc
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.typing import DTypeLike
-from jaxtyping import Float, Integer, PRNGKeyArray
+from jaxtyping import Float, Integer, PRNGKeyArray, Shaped
 
 from ..typing import Array, HostArray
 from .checks import check_range
@@ -42,6 +43,11 @@ def at_least_float32(dtype: DTypeLike) -> DTypeLike:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def times_transposed(x: Shaped[Array, "m k"], y: Shaped[Array, "n k"], dtype: DTypeLike) -> Shaped[Array, "m n"]:
+    """`x @ y.T`, summed in `dtype`; said so that XLA sees no transposition, which costs integers their quick kernel."""
+    return jax.lax.dot_general(x, y, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
+
+
 def project(x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_dim"]) -> Float[Array, "*batch out_dim"]:
     """`x @ weight.T`, summed in at least float32 and returned in the dtype of `x`.
 
@@ -52,15 +58,22 @@ def project(x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_d
     rows = x.reshape(-1, x.shape[-1])
     wide = at_least_float32(x.dtype)
     if rows.shape[0] != 1:
-        product = jnp.matmul(rows, weight.T, preferred_element_type=wide)
+        product = times_transposed(rows, weight, wide)
     elif x.dtype == wide:
         product = jnp.matmul(weight, rows[0])
     else:
-        product = jnp.matmul(jnp.concatenate([rows, rows]), weight.T, preferred_element_type=wide)[:1]
+        product = times_transposed(jnp.concatenate([rows, rows]), weight, wide)[:1]
     return product.reshape(*x.shape[:-1], weight.shape[0]).astype(x.dtype)
 
 
-class Linear(eqx.Module):
+class AbstractLinear(eqx.Module):
+    """What stands where the checkpoint has a linear map: put any module of this kind in the place of a `Linear`."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]: ...
+
+
+class Linear(AbstractLinear):
     """`x @ weight.T + bias`, with BART's initialisation: weights from N(0, `init_std`²), biases zero."""
 
     weight: Float[Array, "out_dim in_dim"]
@@ -103,8 +116,20 @@ class LayerNorm(eqx.Module):
         return (centred * jax.lax.rsqrt(variance + self.eps)).astype(x.dtype) * self.weight + self.bias
 
 
-class Embedding(eqx.Module):
-    """A table of vectors. An id outside it gives NaN, never the vector of another id."""
+class AbstractEmbedding(eqx.Module):
+    """A table of vectors, one for each token."""
+
+    @abc.abstractmethod
+    def __call__(self, ids: Integer[HostArray, "*batch seq"]) -> Float[Array, "*batch seq dim"]:
+        """The vectors of tokens. An id outside the table gives NaN, never the vector of another id."""
+
+    @abc.abstractmethod
+    def scores(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch vocab"]:
+        """The product of `x` with every vector: the tied head."""
+
+
+class Embedding(AbstractEmbedding):
+    """The table that checkpoints have."""
 
     weight: Float[Array, "vocab dim"]
 
@@ -113,6 +138,9 @@ class Embedding(eqx.Module):
 
     def __call__(self, ids: Integer[HostArray, "*batch seq"]) -> Float[Array, "*batch seq dim"]:
         return self.weight.at[jnp.asarray(ids)].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+    def scores(self, x: Float[Array, "*batch dim"]) -> Float[Array, "*batch vocab"]:
+        return project(x, self.weight)
 
 
 class LearnedPositionalEmbedding(eqx.Module):

@@ -9,7 +9,7 @@ from ..config import BartConfig
 from ..typing import HostArray, Mask
 from .bart import BartModel
 from .head import AbstractBartHead
-from .layers import Linear
+from .layers import AbstractLinear, Linear
 from .outputs import Seq2SeqQuestionAnsweringModelOutput
 
 
@@ -17,7 +17,7 @@ class BartForQuestionAnswering(AbstractBartHead):
     """BART with a score for each token to be the first, and to be the last, of the answer."""
 
     model: BartModel
-    qa_outputs: Linear
+    qa_outputs: AbstractLinear
 
     def __init__(self, config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
         """Random weights, of `dtype`, from `key`."""

@@ -12,15 +12,15 @@ from ..typing import Array, HostArray, Mask, split_or_none
 from .bart import BartModel
 from .checks import is_known
 from .head import AbstractBartHead
-from .layers import Linear
+from .layers import AbstractLinear, Linear
 from .outputs import Seq2SeqSequenceClassifierOutput
 
 
 class BartClassificationHead(eqx.Module):
     """Two linear maps with tanh between them."""
 
-    dense: Linear
-    out_proj: Linear
+    dense: AbstractLinear
+    out_proj: AbstractLinear
     dropout: eqx.nn.Dropout
 
     def __init__(

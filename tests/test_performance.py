@@ -1,0 +1,187 @@
+"""What makes it fast must not be seen in what comes out."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bart_eqx
+from bart_eqx.generation import encoding, few_rows, stages
+from bart_eqx.generation.beams import top_k
+from bart_eqx.model.layers import Linear
+from bart_eqx.model.quantized import QuantizedEmbedding, QuantizedLinear, rounded
+from support import random_model, relative_error
+
+
+CONFIG = bart_eqx.BartConfig(
+    vocab_size=61,
+    max_position_embeddings=40,
+    d_model=24,
+    encoder_layers=1,
+    decoder_layers=2,
+    encoder_attention_heads=3,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=20,
+    decoder_ffn_dim=28,
+    forced_eos_token_id=None,
+)
+OPTIONS: dict[str, Any] = dict(max_length=14, min_length=9, num_beams=3, num_return_sequences=2)
+
+
+@pytest.fixture(scope="module")
+def model() -> bart_eqx.BartForConditionalGeneration:
+    return random_model(bart_eqx.BartForConditionalGeneration, CONFIG)
+
+
+def source(rows: int = 3, width: int = 11) -> tuple[np.ndarray, np.ndarray]:
+    """Ids, and a mask under which the rows end at different places; the last has nothing in its first half."""
+    ids = np.random.default_rng(0).integers(4, 61, (rows, width))
+    lengths = np.linspace(width, 2, rows).astype(int)
+    mask = np.arange(width) < lengths[:, None]
+    mask[-1] = np.arange(width) >= width // 2
+    return ids, mask
+
+
+@pytest.mark.parametrize("steps, ends", [(1, [1]), (127, [127]), (128, [64, 128]), (1023, [64, 256, 1023])])
+def test_stages(steps: int, ends: list[int]) -> None:
+    assert stages.stage_ends(steps) == ends
+
+
+@pytest.mark.parametrize(
+    "options",
+    [OPTIONS, dict(max_length=14, min_length=9), dict(max_length=14, prompt_lookup_num_tokens=2)],
+    ids=["beams", "greedy", "lookup"],
+)
+def test_stages_are_not_seen(
+    model: bart_eqx.BartForConditionalGeneration, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, mask = source()
+    prompt = np.array([[2, 7, 9]] * 3)
+    wanted = bart_eqx.generate(model, ids, mask, decoder_input_ids=prompt, **options)
+    monkeypatch.setattr(stages, "FIRST", 2)
+    monkeypatch.setattr(stages, "GROWTH", 2)
+    jax.clear_caches()
+    assert stages.stage_ends(11) == [2, 4, 11]
+    staged = bart_eqx.generate(model, ids, mask, decoder_input_ids=prompt, **options)
+    assert np.array_equal(staged.sequences, wanted.sequences)
+    jax.clear_caches()
+
+
+def test_encoding_follows_the_tokens(
+    model: bart_eqx.BartForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row by row, each at the width that it needs: the states of a batch at once, wherever there are tokens."""
+    monkeypatch.setattr(encoding, "WORTHWHILE", 4)
+    ids, mask = source(rows=4)
+    encode = lambda mask: eqx.filter_jit(lambda m: encoding.encoded(m, jnp.asarray(ids), mask))(model)
+    for given in (None, jnp.asarray(mask)):
+        wanted = model.encode(ids, given).last_hidden_state
+        where = mask if given is not None else np.ones_like(mask)
+        assert relative_error(encode(given)[where], wanted[where]) <= 5e-6
+    assert np.all(np.asarray(encode(jnp.asarray(mask)))[2, 6:] == 0)  # five tokens: computed at half the width
+
+
+@pytest.mark.parametrize("n", [300, 640, 5003])
+@pytest.mark.parametrize("distinct", [3, 10**6])
+def test_top_k_by_chunks(n: int, distinct: int) -> None:
+    """Equals too, in the same order."""
+    scores = np.random.default_rng(n).integers(0, distinct, (4, n)).astype(np.float32)
+    scores[0, 7:] = -np.inf
+    best, at = jax.jit(top_k, static_argnums=1)(scores, 5)
+    wanted, wanted_at = jax.lax.top_k(scores, 5)
+    assert np.array_equal(best, wanted) and np.array_equal(at, wanted_at)
+
+
+def test_transposed_weights_are_not_seen(
+    model: bart_eqx.BartForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, mask = source(rows=2)
+    assert isinstance(few_rows.for_few_rows(model, 6).model.decoder.layers[1].fc2, few_rows.TransposedLinear)
+    assert few_rows.for_few_rows(model, 1) is model and few_rows.for_few_rows(model, 9) is model
+    quick = bart_eqx.generate(model, ids, mask, **OPTIONS)
+    monkeypatch.setattr(few_rows, "MOST", 0)
+    jax.clear_caches()
+    plain = bart_eqx.generate(model, ids, mask, **OPTIONS)
+    assert np.array_equal(quick.sequences, plain.sequences)
+    assert quick.scores is not None and plain.scores is not None
+    assert relative_error(quick.scores, plain.scores) <= 5e-6
+
+
+class TestQuantize:
+    def test_rounding(self) -> None:
+        """Half a step of each row's own scale at most, and the exact product of what was rounded."""
+        x = np.random.default_rng(0).standard_normal((7, 50)).astype(np.float32) * np.logspace(-3, 3, 7)[:, None]
+        x[3] = 0
+        x = x.astype(np.float32)
+        integers, scale = rounded(jnp.asarray(x))
+        assert integers.dtype == jnp.int8 and np.array_equal(
+            np.max(np.abs(integers), axis=-1), [127] * 3 + [0] + [127] * 3
+        )
+        assert np.all(
+            np.abs(x - np.asarray(integers) * np.asarray(scale)[:, None]) <= 0.501 * np.asarray(scale)[:, None]
+        )
+
+    def test_linear(self, model: bart_eqx.BartForConditionalGeneration) -> None:
+        """One row, many, and no leading axis: as in float64 from the same integers."""
+        linear = model.model.decoder.layers[0].fc1
+        assert isinstance(linear, Linear)
+        quantized = QuantizedLinear(linear)
+        weight = np.asarray(quantized.weight, np.float64) * np.asarray(quantized.weight_scale, np.float64)[:, None]
+        for shape in ((24,), (1, 24), (2, 5, 24)):
+            x = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+            scale = np.max(np.abs(x), axis=-1, keepdims=True).astype(np.float64) / 127
+            wanted = (np.round(x / scale) * scale) @ weight.T + np.asarray(linear.bias, np.float64)
+            assert relative_error(quantized(jnp.asarray(x)), wanted) <= 5e-6
+
+    def test_model(self, model: bart_eqx.BartForConditionalGeneration) -> None:
+        """Every linear map and the embedding; the logits within 5 % of their range (2.3 % measured)."""
+        small = bart_eqx.quantize(model)
+        assert isinstance(small.model.shared, QuantizedEmbedding)
+        is_linear = lambda node: isinstance(node, QuantizedLinear)
+        assert sum(map(is_linear, jax.tree.leaves(small, is_leaf=is_linear))) == 6 + 2 * 10
+        ids, mask = source()
+        assert 0 < relative_error(small(ids, mask).logits, model(ids, mask).logits) <= 0.05
+        assert np.all(np.isnan(eqx.filter_jit(small)(jnp.array([[4, 61]])).logits))
+        with pytest.raises(ValueError, match="found no weights to round"):
+            bart_eqx.quantize(small)
+
+    def test_the_demo_still_spells(self) -> None:
+        model = bart_eqx.from_pretrained("demo")
+        small = bart_eqx.quantize(model)
+        ids = np.array([[0, *(20 + np.array(digits)), 2] for digits in np.ndindex(10, 10, 2)])
+        for num_beams in (1, 4):
+            wanted = bart_eqx.generate(model, ids, num_beams=num_beams).sequences
+            got = bart_eqx.generate(small, ids, num_beams=num_beams).sequences
+            assert np.array_equal(got, wanted)
+
+    @pytest.mark.parametrize("tied", [True, False])
+    def test_saved_and_loaded(self, tied: bool, tmp_path: Any) -> None:
+        config = bart_eqx.BartConfig.from_dict(CONFIG.to_dict() | dict(tie_word_embeddings=tied))
+        small = bart_eqx.quantize(random_model(bart_eqx.BartForConditionalGeneration, config))
+        bart_eqx.save_pretrained(small, tmp_path)
+        loaded = bart_eqx.from_pretrained(tmp_path)
+        assert eqx.tree_equal(loaded, small)
+        half = bart_eqx.from_pretrained(tmp_path, dtype=jnp.bfloat16)
+        assert half.model.shared.weight.dtype == jnp.int8 and half.model.shared.weight_scale.dtype == jnp.bfloat16
+        other = bart_eqx.from_pretrained(tmp_path, bart_eqx.BartForSequenceClassification, key=jax.random.key(0))
+        assert isinstance(other.classification_head.dense, QuantizedLinear)
+        with pytest.raises(bart_eqx.CheckpointError, match="no int8 weights"):
+            bart_eqx.save_pretrained(small, tmp_path / "flax", to="flax")
+
+    def test_weights_of_another_kind(self, model: bart_eqx.BartForConditionalGeneration, tmp_path: Any) -> None:
+        bart_eqx.save_pretrained(bart_eqx.quantize(model), tmp_path)
+        config = (tmp_path / "config.json").read_text()
+        (tmp_path / "config.json").write_text(config.replace('"int8"', '"int4"'))
+        with pytest.raises(ValueError, match="`quantization_config` must be None"):
+            bart_eqx.from_pretrained(tmp_path)
+        bart_eqx.save_pretrained(model, tmp_path)
+        fields = (tmp_path / "config.json").read_text().replace("{", '{"quantization_config": ' + QUANTIZED + ",", 1)
+        (tmp_path / "config.json").write_text(fields)
+        with pytest.raises(bart_eqx.CheckpointError, match="must be int8"):
+            bart_eqx.from_pretrained(tmp_path)
+
+
+QUANTIZED = '{"quant_method": "bart_eqx", "weights": "int8"}'
