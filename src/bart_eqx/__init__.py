@@ -18,6 +18,7 @@ with _install_import_hook("bart_eqx", "beartype.beartype(conf=beartype.BeartypeC
     from .model.cache import DecoderCache as DecoderCache, KVCache as KVCache
     from .model.causal_lm import BartForCausalLM as BartForCausalLM
     from .model.conditional_generation import BartForConditionalGeneration as BartForConditionalGeneration
+    from .model.layers import AbstractLinear as AbstractLinear
     from .model.masks import shift_tokens_right as shift_tokens_right
     from .model.quantized import quantize as quantize
     from .model.question_answering import BartForQuestionAnswering as BartForQuestionAnswering

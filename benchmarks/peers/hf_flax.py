@@ -1,0 +1,54 @@
+"""Hugging Face's Flax: transformers 4.57 and flax, with `jit`."""
+
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import transformers
+
+
+class Peer:
+    def __init__(self, folder: Path, variant: str):
+        self.model = transformers.FlaxBartForConditionalGeneration.from_pretrained(folder / "flax")
+        self.versions = {"jax": jax.__version__, "flax": flax.__version__, "transformers": transformers.__version__}
+
+    def encode(self, ids: np.ndarray, **_: Any):
+        encode = jax.jit(lambda params, ids: self.model.encode(ids, params=params).last_hidden_state)
+        return lambda: jax.block_until_ready(encode(self.model.params, ids))
+
+    def forward(self, ids: np.ndarray, targets: np.ndarray, **_: Any):
+        forward = jax.jit(lambda params, ids, y: self.model(ids, decoder_input_ids=y, params=params).logits)
+        return lambda: jax.block_until_ready(forward(self.model.params, ids, targets))
+
+    def generate(self, ids: np.ndarray, beams: int, new: int, sample: bool, **_: Any):
+        mask = np.ones_like(ids)
+        stop = dict(max_length=new + 1, min_length=new + 1, forced_bos_token_id=None, forced_eos_token_id=None)
+        draw: dict[str, Any] = dict(do_sample=True, top_k=50, prng_key=jax.random.key(0)) if sample else {}
+        write = jax.jit(
+            lambda params, ids, mask: (
+                self.model.generate(ids, attention_mask=mask, num_beams=beams, params=params, **stop, **draw).sequences
+            )
+        )
+        return lambda: np.asarray(write(self.model.params, ids, mask))
+
+    def train(self, ids: np.ndarray, targets: np.ndarray, **_: Any):
+        @jax.jit
+        def step(params: Any, ids: jax.Array, targets: jax.Array):
+            def loss(params: Any) -> jax.Array:
+                logits = self.model(ids, decoder_input_ids=targets, params=params, train=False).logits
+                return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1))
+
+            value, gradients = jax.value_and_grad(loss)(params)
+            return value, jax.tree.map(lambda p, g: p - 1e-4 * g, params, gradients)
+
+        params = self.model.params
+
+        def run() -> None:
+            nonlocal params
+            value, params = step(params, ids, targets)
+            jax.block_until_ready(value)
+
+        return run

@@ -1,0 +1,64 @@
+"""Hugging Face's PyTorch: transformers 5 and torch, eager with sdpa, or its forward pass through torch.compile."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+
+class Peer:
+    def __init__(self, folder: Path, variant: str):
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = transformers.BartForConditionalGeneration.from_pretrained(folder / "pytorch").eval().to(self.device)
+        self.model: Any = model
+        if variant == "compile":
+            self.model.forward = torch.compile(model.forward)
+        self.versions = {"torch": torch.__version__, "transformers": transformers.__version__, "device": self.device}
+
+    def _ids(self, ids: np.ndarray) -> torch.Tensor:
+        return torch.tensor(ids, device=self.device)
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def encode(self, ids: np.ndarray, **_: Any):
+        tokens, encoder = self._ids(ids), self.model.get_encoder()
+
+        @torch.inference_mode()
+        def run() -> None:
+            encoder(tokens)
+            self._wait()
+
+        return run
+
+    def forward(self, ids: np.ndarray, targets: np.ndarray, **_: Any):
+        tokens, decoder_tokens = self._ids(ids), self._ids(targets)
+
+        @torch.inference_mode()
+        def run() -> None:
+            self.model(input_ids=tokens, decoder_input_ids=decoder_tokens)
+            self._wait()
+
+        return run
+
+    def generate(self, ids: np.ndarray, beams: int, new: int, sample: bool, **_: Any):
+        tokens = self._ids(ids)
+        stop = dict(max_new_tokens=new, min_new_tokens=new, forced_bos_token_id=None, forced_eos_token_id=None)
+        draw = dict(do_sample=True, top_k=50) if sample else dict(do_sample=False)
+        return lambda: self.model.generate(tokens, num_beams=beams, **stop, **draw).cpu().numpy()
+
+    def train(self, ids: np.ndarray, targets: np.ndarray, **_: Any):
+        tokens, decoder_tokens = self._ids(ids), self._ids(targets)
+        optimiser = torch.optim.SGD(self.model.parameters(), lr=1e-4)
+
+        def run() -> None:
+            optimiser.zero_grad()
+            logits = self.model(input_ids=tokens, decoder_input_ids=decoder_tokens).logits
+            torch.nn.functional.cross_entropy(logits.flatten(0, 1), decoder_tokens.flatten()).backward()
+            optimiser.step()
+            self._wait()
+
+        return run

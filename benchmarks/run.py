@@ -1,0 +1,213 @@
+"""bart_eqx beside its peers, on this machine, in one run: alternating, as ratios of medians.
+
+    .venv/bin/python benchmarks/run.py --peer hf_flax=.venv-oracle/bin/python --peer hf_torch=OTHER/bin/python \\
+        --peer ctranslate2=OTHER/bin/python [--only greedy] [--rounds 5] [--output benchmarks/results/NAME]
+
+Each peer has an environment of its own (README.md) and is left out where none is given. Every workload starts a fresh
+process for each peer, waits until all have loaded and run once (which compiles), and then lets them run in turn,
+A B C A B C: what the machine does meanwhile, it does to all. Writes NAME.json, and NAME.md, a table.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+from bounds import SIZES, Ceilings
+
+import bart_eqx
+
+
+HERE = Path(__file__).parent
+BASE = dict(size="bart-base", src=512)
+WORKLOADS: dict[str, dict[str, Any]] = {
+    "encode, batch 1": dict(BASE, kind="encode", batch=1),
+    "encode, batch 8": dict(BASE, kind="encode", batch=8),
+    "forward, batch 8, target 64": dict(BASE, kind="forward", batch=8, tgt=64),
+    "first token, batch 1": dict(BASE, kind="generate", batch=1, beams=1, new=1, sample=False),
+    "greedy, batch 1": dict(BASE, kind="generate", batch=1, beams=1, new=64, sample=False),
+    "sample, batch 1": dict(BASE, kind="generate", batch=1, beams=1, new=64, sample=True),
+    "4 beams, batch 1": dict(BASE, kind="generate", batch=1, beams=4, new=64, sample=False),
+    "greedy, batch 8": dict(BASE, kind="generate", batch=8, beams=1, new=64, sample=False),
+    "4 beams, batch 8": dict(BASE, kind="generate", batch=8, beams=4, new=64, sample=False),
+    "64 tokens, greedy, 65 allowed": dict(BASE, kind="generate_in_room", batch=1, new=64, room=65),
+    "64 tokens, greedy, 1000 allowed": dict(BASE, kind="generate_in_room", batch=1, new=64, room=1000),
+    "train step, batch 4, source 128, target 64": dict(size="bart-base", kind="train", batch=4, src=128, tgt=64),
+    "bart-large, 4 beams, source 1024, 142 tokens": dict(
+        size="bart-large", kind="generate", batch=1, src=1024, beams=4, new=142, sample=False
+    ),
+}
+VARIANTS = {
+    "bart_eqx": [("ours", "float32"), ("ours", "bfloat16"), ("ours", "int8")],
+    "hf_flax": [("hf_flax", "jit")],
+    "hf_torch": [("hf_torch", "eager"), ("hf_torch", "compile")],
+    "ctranslate2": [("ctranslate2_peer", "float32"), ("ctranslate2_peer", "int8")],
+}
+
+
+class Worker:
+    """A process that holds one peer."""
+
+    def __init__(self, python: str, module: str, variant: str, folder: Path, workload: dict[str, Any]):
+        command = [python, str(HERE / "worker.py"), module, variant, str(folder), json.dumps(workload)]
+        self.name = f"{module.removesuffix('_peer')} {variant}".replace("ours", "bart_eqx")
+        self.log = tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
+        )
+
+    def answer(self) -> dict[str, Any] | None:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.log.seek(0)
+            print(f"{self.name} has failed:\n{self.log.read()[-2000:]}", file=sys.stderr)
+            return None
+        return json.loads(line)
+
+    def run(self) -> dict[str, Any] | None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def checkpoint(size: str, folder: Path) -> Path:
+    """Random weights, as both formats. The numbers do not matter for time; that all peers have the same does."""
+    if not folder.exists():
+        shape = SIZES[size]
+        config = bart_eqx.BartConfig(
+            d_model=shape.dim,
+            encoder_layers=shape.layers,
+            decoder_layers=shape.layers,
+            encoder_attention_heads=shape.heads,
+            decoder_attention_heads=shape.heads,
+            encoder_ffn_dim=shape.ffn,
+            decoder_ffn_dim=shape.ffn,
+        )
+        make = eqx.filter_jit(bart_eqx.BartForConditionalGeneration)
+        model = make(config, key=jax.random.key(0))
+        bart_eqx.save_pretrained(model, folder / "pytorch")
+        bart_eqx.save_pretrained(model, folder / "flax", to="flax")
+    return folder
+
+
+def bound(ceilings: Ceilings, workload: dict[str, Any]) -> float | None:
+    size, batch, src = SIZES[workload["size"]], workload["batch"], workload["src"]
+    if workload["kind"] == "encode":
+        return size.encode(ceilings, batch, src)
+    if workload["kind"] == "generate":
+        return size.generate(ceilings, batch, workload["beams"], src, workload["new"])
+    return None
+
+
+def measure(workload: dict[str, Any], folder: Path, peers: dict[str, str], rounds: int) -> list[dict[str, Any]]:
+    task = {name: value for name, value in workload.items() if name != "size"}
+    rows, workers = [], []
+    for peer, python in peers.items():
+        for module, variant in VARIANTS[peer]:  # one after the other: loading beside another would be another number
+            worker = Worker(python, module, variant, folder, task)
+            started = worker.answer()
+            if started is None or not started.pop("supported"):
+                worker.stop()
+                continue
+            workers.append(worker)
+            rows.append(dict(peer=worker.name, seconds=[], **started))
+    for _ in range(rounds):
+        for row, worker in zip(rows, workers, strict=True):
+            result = worker.run()
+            assert result is not None
+            row["seconds"].append(result["seconds"])
+            row["peak_mib"] = result["peak_mib"]
+    for worker in workers:
+        worker.stop()
+    ours = rows[0]
+    for row in rows:
+        row["median"] = statistics.median(row["seconds"])
+        pairs = zip(row["seconds"], ours["seconds"], strict=True)
+        row["ratio"] = statistics.median(theirs / own for theirs, own in pairs)
+        tokens, own = row.pop("tokens"), ours.get("tokens_")
+        if row is ours:
+            row["tokens_"] = tokens
+        if tokens is not None and own is not None and not workload.get("sample"):
+            same = [a == b for one, two in zip(tokens, own, strict=True) for a, b in zip(one, two, strict=False)]
+            row["same_tokens"] = sum(same) / len(same)
+    ours.pop("tokens_", None)
+    return rows
+
+
+def table(record: dict[str, Any]) -> str:
+    lines = [
+        f"{record['machine']['processor']}, {record['machine']['cores']} cores; read bandwidth "
+        f"{record['ceilings']['bytes_per_second'] / 1e9:.1f} GB/s, best float32 square product "
+        f"{record['ceilings']['flops_per_second'] / 1e9:.0f} GFLOP/s. Medians of {record['rounds']} alternating runs.",
+    ]
+    for name, entry in record["workloads"].items():
+        lines += ["", f"**{name}**" + (f"; the float32 bound is {entry['bound']:.2f} s" if entry["bound"] else ""), ""]
+        lines += ["| | seconds | times bart_eqx's | of the bound | load | first run | peak MiB | same tokens |"]
+        lines += ["|---|---|---|---|---|---|---|---|"]
+        for row in entry["rows"]:
+            reached = f"{entry['bound'] / row['median']:.0%}" if entry["bound"] else ""
+            same = f"{row['same_tokens']:.0%}" if "same_tokens" in row else ""
+            lines.append(
+                f"| {row['peer']} | {row['median']:.2f} | {row['ratio']:.2f} | {reached} | {row['load']:.1f} | "
+                f"{row['first']:.1f} | {row['peak_mib']:.0f} | {same} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=", ".join(VARIANTS))
+    parser.add_argument("--only", default="", help="workloads whose name has this in it")
+    parser.add_argument("--without", action="append", default=[], help="variants with this in their name")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--checkpoints", type=Path, help="where random checkpoints are, or are to be kept")
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "latest")
+    arguments = parser.parse_args()
+    for peer, variants in VARIANTS.items():
+        VARIANTS[peer] = [pair for pair in variants if not any(part in " ".join(pair) for part in arguments.without)]
+    peers = {"bart_eqx": sys.executable} | dict(pair.split("=", 1) for pair in arguments.peer)
+    if unknown := peers.keys() - VARIANTS.keys():
+        parser.error(f"--peer knows {', '.join(VARIANTS)}. Got {', '.join(unknown)}.")
+    ceilings = Ceilings.measure()
+    record: dict[str, Any] = dict(
+        machine=dict(processor=processor(), cores=len(os.sched_getaffinity(0)), python=platform.python_version()),
+        ceilings=vars(ceilings),
+        rounds=arguments.rounds,
+        workloads={},
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        home = arguments.checkpoints or Path(temporary)
+        for name, workload in WORKLOADS.items():
+            if arguments.only not in name:
+                continue
+            folder = checkpoint(workload["size"], home / workload["size"])
+            rows = measure(workload, folder, peers, arguments.rounds)
+            record["workloads"][name] = dict(bound=bound(ceilings, workload), rows=rows)
+            arguments.output.parent.mkdir(parents=True, exist_ok=True)
+            arguments.output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+            arguments.output.with_suffix(".md").write_text(table(record))
+            print(table(record | dict(workloads={name: record["workloads"][name]})), flush=True)
+
+
+def processor() -> str:
+    cpu = Path("/proc/cpuinfo")
+    named = [line.split(":", 1)[1].strip() for line in cpu.read_text().splitlines() if "model name" in line]
+    return named[0] if named else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

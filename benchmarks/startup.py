@@ -1,0 +1,63 @@
+"""From a shell to the first summary: what importing, loading and compiling cost, each as a process of its own.
+
+    .venv/bin/python benchmarks/startup.py [--size bart-base] [--repeats 3]
+
+The program loads a checkpoint of random weights and writes 8 tokens. It runs with an empty folder for compiled programs
+(`JAX_COMPILATION_CACHE_DIR`), and then again with what the first run has left there.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from run import checkpoint
+
+
+WRITE = """
+import sys, numpy as np, bart_eqx
+model = bart_eqx.from_pretrained(sys.argv[1])
+ids = np.random.default_rng(0).integers(4, 50000, (1, 128))
+np.asarray(bart_eqx.generate(model, ids, num_beams=1, max_length=9).sequences)
+"""
+LOAD = WRITE.split("ids =")[0]
+
+
+def seconds(program: str, folder: Path, cache: Path) -> float:
+    environment = os.environ | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", program, str(folder)], env=environment, check=True)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="bart-base")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = checkpoint(arguments.size, Path(temporary) / arguments.size) / "pytorch"
+        rows: dict[str, list[float]] = {}
+        for turn in range(arguments.repeats):
+            cache = Path(temporary) / f"programs-{turn}"
+            for name, program in (
+                ("import bart_eqx", "import bart_eqx"),
+                ("and load", LOAD),
+                ("and write 8 tokens, compiling", WRITE),
+                ("the same, programs on disk", WRITE),
+            ):
+                rows.setdefault(name, []).append(seconds(program, folder, cache))
+    for name, times in rows.items():
+        print(f"{name:<34}{statistics.median(times):6.2f} s   ({min(times):.2f} to {max(times):.2f})")
+
+
+if __name__ == "__main__":
+    main()
