@@ -21,6 +21,8 @@ class Peer:
             loader = BartLoader()
             spec = loader.get_model_spec(model)
             loader.set_vocabulary(spec, self.names)
+            for name, token in (("bos", "<s>"), ("eos", "</s>"), ("unk", "<unk>"), ("decoder_start", "</s>")):
+                setattr(spec.config, f"{name}_token", token)
             spec.validate()
             spec.optimize(quantization=None if variant == "float32" else variant)
             converted.mkdir()
