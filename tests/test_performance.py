@@ -52,8 +52,11 @@ def test_stages(steps: int, ends: list[int]) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [OPTIONS, dict(max_length=14, min_length=9), dict(max_length=14, prompt_lookup_num_tokens=2)],
-    ids=["beams", "greedy", "lookup"],
+    [
+        pytest.param(OPTIONS, id="beams"),
+        pytest.param(dict(max_length=14, min_length=9), id="greedy", marks=pytest.mark.slow),
+        pytest.param(dict(max_length=14, prompt_lookup_num_tokens=2), id="lookup", marks=pytest.mark.slow),
+    ],
 )
 def test_stages_are_not_seen(
     model: bart_eqx.BartForConditionalGeneration, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
@@ -148,6 +151,7 @@ class TestQuantize:
         with pytest.raises(ValueError, match="found no weights to round"):
             bart_eqx.quantize(small)
 
+    @pytest.mark.slow
     def test_the_demo_still_spells(self) -> None:
         model = bart_eqx.from_pretrained("demo")
         small = bart_eqx.quantize(model)
