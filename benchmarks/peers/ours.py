@@ -34,7 +34,8 @@ class Peer:
 
     def generate_in_room(self, ids: np.ndarray, new: int, room: int, **_: Any):
         """Ends after `new` tokens and the end itself, though more were allowed."""
-        options: dict[str, Any] = dict(max_length=room + 1, forced_eos_token_id=None, logits_processor=(End(new),))
+        options: dict[str, Any] = dict(max_length=room + 1, min_length=new + 1, forced_eos_token_id=None)
+        options["logits_processor"] = (End(new),)
         return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=1, **options).sequences)
 
     def train(self, ids: np.ndarray, targets: np.ndarray, **_: Any):

@@ -2,10 +2,13 @@
 
 from jaxtyping import install_import_hook as _install_import_hook
 
+from . import lazy_beartype as lazy_beartype
+
 
 # Every signature below is checked as it is called (under `jax.jit`, as it is traced): a wrong shape is an error that
-# names the axes. An int is taken where a float is asked for. `JAXTYPING_DISABLE=1` turns the checks off.
-with _install_import_hook("bart_eqx", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"):
+# names the axes. `JAXTYPING_DISABLE=1` turns the checks off.
+with _install_import_hook("bart_eqx", "bart_eqx.lazy_beartype.lazy_beartype"):
+    from . import training as training
     from .checkpoint.errors import CheckpointError as CheckpointError
     from .checkpoint.folder import from_pretrained as from_pretrained, save_pretrained as save_pretrained
     from .checkpoint.pytree import from_flax as from_flax, to_flax as to_flax

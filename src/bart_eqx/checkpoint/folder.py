@@ -1,12 +1,15 @@
 """Checkpoints as folders: config.json, the weights, and generation_config.json where a model writes."""
 
+import functools
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
+import equinox as eqx
+import jax
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
@@ -23,7 +26,7 @@ from .errors import CheckpointError
 from .files import WEIGHT_FILES, read_json, read_weights
 from .flax_msgpack import read_msgpack, write_msgpack
 from .names import to_flax_leaf, with_embedding_aliases
-from .pytree import Account, Model, fill, to_tensors, widest_float
+from .pytree import Account, Model, fill, named_parameters, to_tensors, widest_float
 from .safetensors_file import read_safetensors, write_safetensors
 from .source import find_folder
 
@@ -143,9 +146,11 @@ def save_pretrained(model: AnyBart, folder: str | Path, *, to: Literal["safetens
         to: `"safetensors"`, which transformers' PyTorch reads; or `"flax"`, a flax_model.msgpack for its Flax.
 
     Raises:
-        CheckpointError: if the folder holds weights of another format, which would be read in place of these; or if
-            what was written does not read back as it was.
+        CheckpointError: if the model has other parameters than its class, and could not be loaded again; if the folder
+            holds weights of another format, which would be read in place of these; or if what was written does not
+            read back as it was.
     """
+    _check_loadable(model)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / ("model.safetensors" if to == "safetensors" else "flax_model.msgpack")
@@ -176,6 +181,20 @@ def save_pretrained(model: AnyBart, folder: str | Path, *, to: Literal["safetens
     _write_json(folder / "config.json", fields)
     if isinstance(model, _WRITERS):
         _write_json(folder / "generation_config.json", model.generation_config.to_dict())
+
+
+def _check_loadable(model: AnyBart) -> None:
+    make: Callable[..., Any] = functools.partial(type(model), model.config)
+    build = (lambda *, key: quantize(make(key=key))) if is_quantized(model) else make
+    expected, found = named_parameters(eqx.filter_eval_shape(build, key=jax.random.key(0))), named_parameters(model)
+    differ = [name for name in expected | found if name not in expected or name not in found]
+    differ += [name for name in expected if name in found and expected[name].shape != found[name].shape]
+    if differ:
+        shown = ", ".join(differ[:5]) + (", ..." if len(differ) > 5 else "")
+        raise CheckpointError(
+            f"A {type(model).__name__} whose modules were replaced cannot be loaded again: save the one that it was "
+            f"made of, or merge what was added into its weights. Missing, added or of another shape: {shown}."
+        )
 
 
 def _compare(path: Path, tensors: dict[str, np.ndarray], written: dict[str, np.ndarray]) -> None:

@@ -20,10 +20,10 @@ def encoded(
     """`model.encode`, and zeros at the padding of rows that end early.
 
     On CPU row after row: the scores of one stay in the processor's cache, one is work enough for all cores, and a short
-    row costs what it has. Elsewhere the batch at once.
+    row costs what it has. Elsewhere the batch at once, as a batch of one everywhere: it was padded to share a program.
     """
     whole = lambda ids, mask: model.encode(ids, mask).last_hidden_state
-    if input_ids.shape[0] == 1 and attention_mask is None:
+    if input_ids.shape[0] == 1:
         return whole(input_ids, attention_mask)
     rows = lambda ids, mask: _row_by_row(model, ids, mask)
     return jax.lax.platform_dependent(input_ids, attention_mask, cpu=rows, default=whole)
