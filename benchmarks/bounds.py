@@ -7,6 +7,7 @@ rate, whichever takes longer. Measured through XLA, so that the ceilings are tho
 import dataclasses
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -48,20 +49,20 @@ class Size:
     ffn: int
     vocab: int = 50265
 
-    def encode(self, ceilings: Ceilings, batch: int, src: int) -> float:
+    def encode(self, ceilings: Ceilings, lengths: Sequence[int]) -> float:
         weights = self.layers * (4 * self.dim**2 + 2 * self.dim * self.ffn)
-        flops = batch * src * (2 * weights + self.layers * 4 * src * self.dim)
+        flops = sum(src * (2 * weights + self.layers * 4 * src * self.dim) for src in lengths)
         return ceilings.seconds(4 * weights, flops)
 
-    def step(self, ceilings: Ceilings, batch: int, beams: int, src: int) -> float:
+    def step(self, ceilings: Ceilings, lengths: Sequence[int], beams: int) -> float:
         """One token for each beam. The past is small beside the weights and is left out."""
         weights = self.layers * (6 * self.dim**2 + 2 * self.dim * self.ffn) + self.vocab * self.dim
-        source = batch * self.layers * 2 * src * self.dim
-        return ceilings.seconds(4 * (weights + source), 2 * batch * beams * weights + 2 * beams * source)
+        source = sum(lengths) * self.layers * 2 * self.dim
+        return ceilings.seconds(4 * (weights + source), 2 * len(lengths) * beams * weights + 2 * beams * source)
 
-    def generate(self, ceilings: Ceilings, batch: int, beams: int, src: int, new: int) -> float:
-        project = ceilings.seconds(0, 4 * batch * src * self.layers * self.dim**2)
-        return self.encode(ceilings, batch, src) + project + new * self.step(ceilings, batch, beams, src)
+    def generate(self, ceilings: Ceilings, lengths: Sequence[int], beams: int, new: int) -> float:
+        project = ceilings.seconds(0, 4 * sum(lengths) * self.layers * self.dim**2)
+        return self.encode(ceilings, lengths) + project + new * self.step(ceilings, lengths, beams)
 
 
 SIZES = {

@@ -5,7 +5,8 @@
 
 Each peer has an environment of its own (README.md) and is left out where none is given. Every workload starts a fresh
 process for each peer, waits until all have loaded and run once (which compiles), and then lets them run in turn,
-A B C A B C: what the machine does meanwhile, it does to all. Writes NAME.json, and NAME.md, a table.
+A B C A B C: what the machine does meanwhile, it does to all. Writes NAME.json, and NAME.md, a table; workloads that are
+in NAME.json already and are not run now stay there.
 """
 
 import argparse
@@ -38,8 +39,12 @@ WORKLOADS: dict[str, dict[str, Any]] = {
     "4 beams, batch 1": dict(BASE, kind="generate", batch=1, beams=4, new=64, sample=False),
     "greedy, batch 8": dict(BASE, kind="generate", batch=8, beams=1, new=64, sample=False),
     "4 beams, batch 8": dict(BASE, kind="generate", batch=8, beams=4, new=64, sample=False),
+    "4 beams, batch 8, ragged": dict(BASE, kind="generate", batch=8, beams=4, new=64, sample=False, ragged=True),
     "64 tokens, greedy, 65 allowed": dict(BASE, kind="generate_in_room", batch=1, new=64, room=65),
     "64 tokens, greedy, 1000 allowed": dict(BASE, kind="generate_in_room", batch=1, new=64, room=1000),
+    "64 copied tokens, greedy": dict(BASE, kind="copy", batch=1, new=64, drafts=None),
+    "64 copied tokens, drafts of 7": dict(BASE, kind="copy", batch=1, new=64, drafts=7),
+    "64 free tokens, drafts of 7": dict(BASE, kind="copy", batch=1, new=64, drafts=7, free=True),
     "train step, batch 4, source 128, target 64": dict(size="bart-base", kind="train", batch=4, src=128, tgt=64),
     "bart-large, 4 beams, source 1024, 142 tokens": dict(
         size="bart-large", kind="generate", batch=1, src=1024, beams=4, new=142, sample=False
@@ -104,17 +109,24 @@ def checkpoint(size: str, folder: Path) -> Path:
     return folder
 
 
+def lengths(workload: dict[str, Any]) -> list[int]:
+    """Tokens of each source."""
+    batch, src = workload["batch"], workload["src"]
+    return [src * (row + 1) // batch for row in range(batch)] if workload.get("ragged") else [src] * batch
+
+
 def bound(ceilings: Ceilings, workload: dict[str, Any]) -> float | None:
-    size, batch, src = SIZES[workload["size"]], workload["batch"], workload["src"]
+    size = SIZES[workload["size"]]
     if workload["kind"] == "encode":
-        return size.encode(ceilings, batch, src)
+        return size.encode(ceilings, lengths(workload))
     if workload["kind"] == "generate":
-        return size.generate(ceilings, batch, workload["beams"], src, workload["new"])
+        return size.generate(ceilings, lengths(workload), workload["beams"], workload["new"])
     return None
 
 
 def measure(workload: dict[str, Any], folder: Path, peers: dict[str, str], rounds: int) -> list[dict[str, Any]]:
-    task = {name: value for name, value in workload.items() if name != "size"}
+    task = {name: value for name, value in workload.items() if name not in ("size", "ragged", "src", "batch")}
+    task["lengths"] = lengths(workload)
     rows, workers = [], []
     for peer, python in peers.items():
         for module, variant in VARIANTS[peer]:  # one after the other: loading beside another would be another number
@@ -149,15 +161,18 @@ def measure(workload: dict[str, Any], folder: Path, peers: dict[str, str], round
 
 
 def table(record: dict[str, Any]) -> str:
-    lines = [
-        f"{record['machine']['processor']}, {record['machine']['cores']} cores; read bandwidth "
-        f"{record['ceilings']['bytes_per_second'] / 1e9:.1f} GB/s, best float32 square product "
-        f"{record['ceilings']['flops_per_second'] / 1e9:.0f} GFLOP/s. Medians of {record['rounds']} alternating runs.",
-    ]
+    lines = [f"{record['machine']['processor']}, {record['machine']['cores']} cores. Medians of alternating runs."]
     for name, entry in record["workloads"].items():
-        lines += ["", f"**{name}**" + (f"; the float32 bound is {entry['bound']:.2f} s" if entry["bound"] else ""), ""]
-        lines += ["| | seconds | times bart_eqx's | of the bound | load | first run | peak MiB | same tokens |"]
-        lines += ["|---|---|---|---|---|---|---|---|"]
+        ceilings = entry["ceilings"]
+        lines += [
+            "",
+            f"**{name}**; {entry['rounds']} rounds, {ceilings['bytes_per_second'] / 1e9:.1f} GB/s, "
+            f"{ceilings['flops_per_second'] / 1e9:.0f} GFLOP/s"
+            + (f"; the float32 bound is {entry['bound']:.2f} s" if entry["bound"] else ""),
+            "",
+            "| | seconds | times bart_eqx's | of the bound | load | first run | peak MiB | same tokens |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         for row in entry["rows"]:
             reached = f"{entry['bound'] / row['median']:.0%}" if entry["bound"] else ""
             same = f"{row['same_tokens']:.0%}" if "same_tokens" in row else ""
@@ -182,25 +197,27 @@ def main() -> None:
     peers = {"bart_eqx": sys.executable} | dict(pair.split("=", 1) for pair in arguments.peer)
     if unknown := peers.keys() - VARIANTS.keys():
         parser.error(f"--peer knows {', '.join(VARIANTS)}. Got {', '.join(unknown)}.")
-    ceilings = Ceilings.measure()
-    record: dict[str, Any] = dict(
-        machine=dict(processor=processor(), cores=len(os.sched_getaffinity(0)), python=platform.python_version()),
-        ceilings=vars(ceilings),
-        rounds=arguments.rounds,
-        workloads={},
-    )
+    machine = dict(processor=processor(), cores=len(os.sched_getaffinity(0)), python=platform.python_version())
+    record: dict[str, Any] = dict(machine=machine, workloads={})
+    results = arguments.output.with_suffix(".json")
+    if results.exists():
+        record = json.loads(results.read_text())
+        if record["machine"] != machine:
+            parser.error(f"{results} is of another machine, {record['machine']}: choose another --output.")
     with tempfile.TemporaryDirectory() as temporary:
         home = arguments.checkpoints or Path(temporary)
         for name, workload in WORKLOADS.items():
             if arguments.only not in name:
                 continue
             folder = checkpoint(workload["size"], home / workload["size"])
+            ceilings = Ceilings.measure()
             rows = measure(workload, folder, peers, arguments.rounds)
-            record["workloads"][name] = dict(bound=bound(ceilings, workload), rows=rows)
-            arguments.output.parent.mkdir(parents=True, exist_ok=True)
-            arguments.output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+            entry = dict(rounds=arguments.rounds, ceilings=vars(ceilings), bound=bound(ceilings, workload), rows=rows)
+            record["workloads"][name] = entry
+            results.parent.mkdir(parents=True, exist_ok=True)
+            results.write_text(json.dumps(record, indent=1) + "\n")
             arguments.output.with_suffix(".md").write_text(table(record))
-            print(table(record | dict(workloads={name: record["workloads"][name]})), flush=True)
+            print(table(dict(machine=machine, workloads={name: entry})), flush=True)
 
 
 def processor() -> str:

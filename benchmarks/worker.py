@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 
 
+PADDING = 1
+
+
 def main() -> None:
     started = time.perf_counter()
     module, variant, folder, workload = sys.argv[1], sys.argv[2], Path(sys.argv[3]), json.loads(sys.argv[4])
@@ -30,9 +33,11 @@ def main() -> None:
         answer(supported=False)
         return
     generator = np.random.default_rng(0)
-    ids = generator.integers(4, 50000, (workload["batch"], workload["src"])).astype(np.int32)
-    ids[:, 0], ids[:, -1] = 0, 2
-    targets = generator.integers(4, 50000, (workload["batch"], workload.get("tgt", 1))).astype(np.int32)
+    lengths = np.array(workload.pop("lengths"))
+    ids = generator.integers(4, 50000, (len(lengths), lengths.max())).astype(np.int32)
+    ids[:, 0], ids[np.arange(len(lengths)), lengths - 1] = 0, 2
+    ids[np.arange(lengths.max()) >= lengths[:, None]] = PADDING
+    targets = generator.integers(4, 50000, (len(lengths), workload.get("tgt", 1))).astype(np.int32)
     if module == "hf_torch":
         ids, targets = ids.astype(np.int64), targets.astype(np.int64)
     run = getattr(peer, kind)(ids, targets=targets, **workload)

@@ -33,7 +33,7 @@ class Peer:
         self.versions = {"ctranslate2": ctranslate2.__version__, "device": device}
 
     def generate(self, ids: np.ndarray, beams: int, new: int, sample: bool, **_: Any):
-        sources = [[self.names[index] for index in row] for row in ids]
+        sources = [[self.names[index] for index in row if index != 1] for row in ids]
         options = dict(beam_size=beams, min_decoding_length=new, max_decoding_length=new, max_input_length=0)
         draw = dict(sampling_topk=50) if sample else {}
         number = {name: index for index, name in enumerate(self.names)}

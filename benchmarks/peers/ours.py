@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bart_eqx
+from bart_eqx.training import cross_entropy
 
 
 class Peer:
@@ -38,13 +39,20 @@ class Peer:
         options["logits_processor"] = (End(new),)
         return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=1, **options).sequences)
 
+    def copy(self, ids: np.ndarray, new: int, drafts: int | None, free: bool = False, **_: Any):
+        """Writes its source, or words that are not in it: what prompt lookup brings at best and costs at worst."""
+        words = np.random.default_rng(1).integers(4, 50000, (1, new + 1)) if free else ids[:, : new + 1]
+        options: dict[str, Any] = dict(max_length=new + 1, min_length=new + 1, forced_bos_token_id=None)
+        options |= dict(forced_eos_token_id=None, prompt_lookup_num_tokens=drafts, logits_processor=(Follow(words),))
+        return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=1, **options).sequences)
+
     def train(self, ids: np.ndarray, targets: np.ndarray, **_: Any):
         @eqx.filter_jit(donate="all")
         def step(model: Any, ids: jax.Array, targets: jax.Array):
             @eqx.filter_value_and_grad
             def loss(model: Any) -> jax.Array:
-                log_probs = jax.nn.log_softmax(model(ids, decoder_input_ids=targets).logits)
-                return -jnp.mean(jnp.take_along_axis(log_probs, targets[..., None], axis=-1))
+                states = model.model(ids, decoder_input_ids=targets).last_hidden_state
+                return cross_entropy(model.lm_logits, states, targets)
 
             value, gradients = loss(model)
             return value, eqx.apply_updates(model, jax.tree.map(lambda g: -1e-4 * g, gradients))
@@ -64,3 +72,16 @@ class End(eqx.Module):
     def __call__(self, logits: jax.Array, tokens: jax.Array, length: jax.Array) -> jax.Array:
         only_end = jnp.where(jnp.arange(logits.shape[-1]) == 2, logits, -jnp.inf)
         return jnp.where(length > self.new, only_end, logits)
+
+
+class Follow(eqx.Module):
+    """Lets nothing but these tokens follow one another."""
+
+    words: jax.Array
+
+    def __init__(self, words: np.ndarray):
+        self.words = jnp.asarray(words)
+
+    def __call__(self, logits: jax.Array, tokens: jax.Array, length: jax.Array) -> jax.Array:
+        word = jax.lax.dynamic_index_in_dim(self.words, length, axis=1)
+        return jnp.where(jnp.arange(logits.shape[-1]) == word[..., None], logits, -jnp.inf)
