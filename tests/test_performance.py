@@ -10,7 +10,7 @@ import pytest
 
 import bart_eqx
 from bart_eqx.generation import encoding, few_rows, stages
-from bart_eqx.generation.beams import top_k
+from bart_eqx.generation.top_k import top_k
 from bart_eqx.model.layers import Linear
 from bart_eqx.model.quantized import QuantizedEmbedding, QuantizedLinear, rounded
 from support import random_model, relative_error

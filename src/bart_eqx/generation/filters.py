@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Integer
 
 from ..typing import Array
 from .processors import AbstractLogitsProcessor
+from .top_k import top_k
 
 
 def without(logits: Float[Array, "*rows vocab"], cut: Bool[Array, "*rows vocab"]) -> Float[Array, "*rows vocab"]:
@@ -19,7 +20,9 @@ def without(logits: Float[Array, "*rows vocab"], cut: Bool[Array, "*rows vocab"]
 
 def below_best(values: Float[Array, "*rows vocab"], n: int) -> Bool[Array, "*rows vocab"]:
     """Whether a value is less than the `n` largest."""
-    return values < jax.lax.top_k(values, min(n, values.shape[-1]))[0][..., -1:]
+    vocab = values.shape[-1]
+    best, _ = top_k(values.reshape(-1, vocab), min(n, vocab))
+    return values < best[:, -1].reshape(*values.shape[:-1], 1)
 
 
 def entropy(logits: Float[Array, "*rows vocab"]) -> Float[Array, "*rows 1"]:
