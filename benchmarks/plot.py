@@ -34,6 +34,7 @@ def main() -> None:
         axis.axvline(workloads[name]["bound"], color="black", linestyle=":", linewidth=1)
         axis.set_title(name, loc="left", fontsize=9)
         axis.tick_params(labelsize=8)
+        axis.margins(x=0.08)
         axis.spines[["top", "right"]].set_visible(False)
     axes[-1, 0].set_xlabel("seconds; dotted: the least that this machine needs in float32", fontsize=8)
     figure.savefig(arguments.output, metadata={"Date": None})
