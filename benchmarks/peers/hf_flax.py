@@ -24,7 +24,7 @@ class Peer:
         return lambda: jax.block_until_ready(forward(self.model.params, ids, targets))
 
     def generate(self, ids: np.ndarray, beams: int, new: int, sample: bool, **_: Any):
-        mask = (ids != 1).astype(np.int32)
+        mask = (ids != 1).astype(np.int32)  # 1 is padding
         stop = dict(max_length=new + 1, min_length=new + 1, forced_bos_token_id=None, forced_eos_token_id=None)
         draw: dict[str, Any] = dict(do_sample=True, top_k=50, prng_key=jax.random.key(0)) if sample else {}
         write = jax.jit(

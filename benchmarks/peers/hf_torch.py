@@ -45,7 +45,7 @@ class Peer:
         return run
 
     def generate(self, ids: np.ndarray, beams: int, new: int, sample: bool, **_: Any):
-        tokens, mask = self._ids(ids), self._ids(ids != 1)
+        tokens, mask = self._ids(ids), self._ids(ids != 1)  # 1 is padding
         stop = dict(max_new_tokens=new, min_new_tokens=new, forced_bos_token_id=None, forced_eos_token_id=None)
         draw = dict(do_sample=True, top_k=50) if sample else dict(do_sample=False)
         return lambda: self.model.generate(tokens, attention_mask=mask, num_beams=beams, **stop, **draw).cpu().numpy()
