@@ -98,6 +98,13 @@ def test_top_k_by_chunks(n: int, distinct: int) -> None:
     assert np.array_equal(best, wanted) and np.array_equal(at, wanted_at)
 
 
+def test_top_k_of_equals_in_different_chunks() -> None:
+    """The first of them counts, although another's chunk has a larger score beside it."""
+    scores = np.zeros((1, 1000), np.float32)
+    scores[0, [5, 6, 20, 200, 201, 202, 210]] = 7, 7, 8, 7, 7, 7, 10
+    assert top_k(jnp.asarray(scores), 4)[1].tolist() == [[210, 20, 5, 6]]
+
+
 def test_transposed_weights_are_not_seen(
     model: bart_eqx.BartForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
