@@ -314,6 +314,7 @@ def goodness_of_fit(counts: Any, probs: Any) -> float:
     return stats.chisquare(observed, expected * observed.sum() / expected.sum()).pvalue
 
 
+@pytest.mark.slow
 def test_draws_have_the_processed_distribution(model: Model) -> None:
     options: dict[str, Any] = dict(
         do_sample=True, temperature=4.0, top_k=30, top_p=0.9, num_return_sequences=DRAWS, max_new_tokens=1

@@ -105,6 +105,7 @@ def test_top_k_of_equals_in_different_chunks() -> None:
     assert top_k(jnp.asarray(scores), 4)[1].tolist() == [[210, 20, 5, 6]]
 
 
+@pytest.mark.slow
 def test_transposed_weights_are_not_seen(
     model: bart_eqx.BartForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
