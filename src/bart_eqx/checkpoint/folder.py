@@ -186,10 +186,9 @@ def save_pretrained(model: AnyBart, folder: str | Path, *, to: Literal["safetens
 def _check_loadable(model: AnyBart) -> None:
     make: Callable[..., Any] = functools.partial(type(model), model.config)
     build = (lambda *, key: quantize(make(key=key))) if is_quantized(model) else make
-    expected, found = named_parameters(eqx.filter_eval_shape(build, key=jax.random.key(0))), named_parameters(model)
-    differ = [name for name in expected | found if name not in expected or name not in found]
-    differ += [name for name in expected if name in found and expected[name].shape != found[name].shape]
-    if differ:
+    skeleton = eqx.filter_eval_shape(build, key=jax.random.key(0))
+    expected, found = ({name: p.shape for name, p in named_parameters(tree).items()} for tree in (skeleton, model))
+    if differ := [name for name in expected | found if expected.get(name) != found.get(name)]:
         shown = ", ".join(differ[:5]) + (", ..." if len(differ) > 5 else "")
         raise CheckpointError(
             f"A {type(model).__name__} whose modules were replaced cannot be loaded again: save the one that it was "

@@ -20,9 +20,7 @@ def without(logits: Float[Array, "*rows vocab"], cut: Bool[Array, "*rows vocab"]
 
 def below_best(values: Float[Array, "*rows vocab"], n: int) -> Bool[Array, "*rows vocab"]:
     """Whether a value is less than the `n` largest."""
-    vocab = values.shape[-1]
-    best, _ = top_k(values.reshape(-1, vocab), min(n, vocab))
-    return values < best[:, -1].reshape(*values.shape[:-1], 1)
+    return values < top_k(values, min(n, values.shape[-1]))[0][..., -1:]
 
 
 def entropy(logits: Float[Array, "*rows vocab"]) -> Float[Array, "*rows 1"]:
@@ -48,7 +46,7 @@ class TopH(AbstractLogitsProcessor):
     def __call__(
         self, logits: Float[Array, "*rows vocab"], tokens: Integer[Array, "*rows buffer"], length: Integer[Array, ""]
     ) -> Float[Array, "*rows vocab"]:
-        best, ids = jax.lax.top_k(logits, min(100, logits.shape[-1]))
+        best, ids = top_k(logits, min(100, logits.shape[-1]))
         log_probs = jax.nn.log_softmax(best, axis=-1)
         probs = jnp.exp(log_probs)
         terms = jnp.where(probs > 0, -probs * log_probs, 0.0)
