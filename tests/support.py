@@ -3,6 +3,7 @@
 import contextlib
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -11,7 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import bart_eqx
+from bart_eqx.checkpoint.flax_msgpack import msgpack_parts
 from bart_eqx.checkpoint.names import flatten as flatten, unflatten as unflatten
+from bart_eqx.checkpoint.safetensors_file import safetensors_parts
+from bart_eqx.checkpoint.stored import StoredArray, in_memory
+from bart_eqx.checkpoint.weights_file import write_parts
 
 
 CLASSES = [
@@ -83,6 +88,18 @@ def randomised(
         else:
             params[name] = gain * draw / np.sqrt(shape[0])
     return {name: np.asarray(value, dtype) for name, value in params.items()}
+
+
+def write_file(path: Path, arrays: Mapping[str, np.ndarray], layout: str = "pt") -> None:
+    """A file of weights, in the format that its name says."""
+    stored = {name: in_memory(array) for name, array in arrays.items()}
+    parts = msgpack_parts(stored) if path.suffix == ".msgpack" else safetensors_parts(stored, layout=layout)
+    path.unlink(missing_ok=True)
+    write_parts(path, parts, stored)
+
+
+def values(stored: Mapping[str, StoredArray]) -> dict[str, np.ndarray]:
+    return {name: array.read() for name, array in stored.items()}
 
 
 def ragged_inputs(config: bart_eqx.BartConfig, src: int = 11, tgt: int = 7) -> dict[str, Any]:

@@ -1,46 +1,47 @@
-"""`python -m bart_eqx.convert SOURCE`: a checkpoint of Hugging Face's, onto the PyTree, and out again as a folder."""
+"""`python -m bart_eqx.convert SOURCE`: a checkpoint of Hugging Face's, out again as a folder that everything loads.
+
+The arrays go from file to file one by one; no model is built, and no accelerator is asked for.
+"""
 
 import argparse
-import dataclasses
-import shutil
+import collections
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
-import jax.numpy as jnp
+import numpy as np
 
-from .checkpoint.errors import CheckpointError
-from .checkpoint.files import weight_files
-from .checkpoint.folder import load, save_pretrained
-from .checkpoint.pytree import Account, named_parameters
-from .checkpoint.source import ALIASES, DEMO, TOKENIZER_FILES, find_folder
+from .checkpoint.atomic_folder import atomic_folder, check_room, check_target
+from .checkpoint.embeddings import resolve
+from .checkpoint.errors import CheckpointError, MismatchError
+from .checkpoint.files import Format, total_size
+from .checkpoint.finite import checked
+from .checkpoint.match import BIAS, Match, match, widest_float
+from .checkpoint.opened import INT8, Opened, open_checkpoint
+from .checkpoint.parameters import WRITERS, int8_parameters, parameter_shapes
+from .checkpoint.progress import progress_bar
+from .checkpoint.record import CARD, RECORD, Conversion
+from .checkpoint.source import ALIASES, DEMO, find
+from .checkpoint.stored import StoredArray, dtype_named
+from .checkpoint.tokenizer import TOKENIZER_FILES, tokens_beyond
+from .checkpoint.weights_file import hash_of_file
+from .checkpoint.written import (
+    WEIGHTS,
+    Layout,
+    config_fields,
+    copy_file,
+    laid_out,
+    write_json,
+    write_text,
+    write_weights,
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Conversion:
-    """What a conversion did."""
-
-    source: Path
-    files: tuple[str, ...]
-    cls: str
-    tensors: int
-    parameters: int
-    dtype: str
-    account: Account
-    target: Path
-
-    def __str__(self) -> str:
-        lines = [
-            f"read        {self.source} ({', '.join(self.files)})",
-            f"model       {self.cls}",
-            f"tensors     {self.tensors}",
-            f"parameters  {self.parameters:,}, {self.dtype}",
-        ]
-        if self.account.initialised:
-            lines.append(f"new         {', '.join(self.account.initialised)} (not in the checkpoint)")
-        if self.account.dropped:
-            lines.append(f"dropped     {', '.join(self.account.dropped)} (no place for it in {self.cls})")
-        return "\n".join([*lines, f"written     {self.target}"])
+DTYPES = ("float32", "bfloat16", "float16")
+_OUTPUTS = {"config.json", "generation_config.json", RECORD, CARD, *TOKENIZER_FILES, *WEIGHTS.values()}
+# Fields of config.json that no network depends on, and that its users do.
+_KEPT = ("finetuning_task", "max_source_length", "max_target_length", "prefix", "problem_type")
+_KEPT += ("task_specific_params", "tokenizer_class")
 
 
 def convert(
@@ -48,72 +49,169 @@ def convert(
     target: str | Path,
     *,
     revision: str | None = None,
+    subfolder: str | None = None,
+    prefer: Format | None = None,
     dtype: str | None = None,
-    to: Literal["safetensors", "flax"] = "safetensors",
+    to: Layout = "safetensors",
     overwrite: bool = False,
+    allow_nonfinite: bool = False,
 ) -> Conversion:
-    """Convert a checkpoint into a folder, with its tokenizer.
+    """Convert a checkpoint into a folder, with its tokenizer, a model card, and a record of what was done.
 
     Args:
         source: As for `from_pretrained`.
-        target: The folder to write.
+        target: The folder to write. It appears when it is complete, and only then.
         revision: A branch, tag or commit on the Hub.
-        dtype: Of the written parameters, by default as they are.
+        subfolder: Of the source.
+        prefer: The format to read, where there are several.
+        dtype: Of the written parameters, one of `DTYPES`; by default the widest that the source has.
         to: `"safetensors"` for transformers' PyTorch and for bart_eqx, or `"flax"` for transformers' Flax.
-        overwrite: Write into `target` even if it exists.
+        overwrite: Replace `target`, in one step, if it holds nothing but what a conversion writes.
+        allow_nonfinite: Convert weights that are NaN or infinite, too.
 
     Raises:
-        CheckpointError: as `from_pretrained` and `save_pretrained`; or if `target` exists, or is the source.
+        CheckpointError: one of its kinds, if the source cannot be read, or the target not written. The source is never
+            touched, and the target is as it was.
     """
-    target = Path(target)
-    if target.exists() and not overwrite:
-        raise CheckpointError(f"{target} exists: take another folder with -o, or --overwrite.")
-    folder = find_folder(source, revision)
-    if target.exists() and target.samefile(folder):
-        raise CheckpointError(f"{target} is the source itself: take another folder with -o.")
-    model, account = load(folder, dtype=None if dtype is None else jnp.dtype(dtype))
-    save_pretrained(model, target, to=to)
-    for name in TOKENIZER_FILES:
-        if (folder / name).exists():
-            shutil.copyfile(folder / name, target / name)
-    parameters = named_parameters(model).values()
-    return Conversion(
-        source=folder,
-        files=tuple(path.name for path in weight_files(folder)),
-        cls=type(model).__name__,
-        tensors=len(parameters),
-        parameters=sum(array.size for array in parameters),
-        dtype=str(jnp.result_type(*parameters)),
-        account=account,
-        target=target,
+    here = Path(source).expanduser()
+    known = here if here.is_dir() else here.parent if here.is_file() else None
+    target = check_target(Path(target), overwrite=overwrite, replaceable=_OUTPUTS, source=known)
+    found = find(source, revision=revision, subfolder=subfolder, prefer=prefer)
+    check_target(target, overwrite=overwrite, replaceable=_OUTPUTS, source=found.folder)
+    opened = open_checkpoint(found)
+    class_name = opened.class_name()
+    generation_config = opened.generation_config() if class_name in WRITERS else None
+    beyond = tokens_beyond(found.folder, opened.config.vocab_size)
+    warnings = (
+        [f"tokens without an embedding, {', '.join(map(repr, beyond[:5]))}: no model takes them"] if beyond else []
     )
+
+    try:
+        matched = _matched(opened, class_name)
+        floating = widest_float(matched.arrays.values()) if dtype is None else dtype_named(dtype)
+        arrays = {
+            name: checked(name, array, floating, allow_nonfinite=allow_nonfinite, warnings=warnings)
+            for name, array in matched.arrays.items()
+        }
+        arrays |= {name: _zeros((1, opened.config.vocab_size), floating) for name in matched.initialised}
+        tensors = laid_out(arrays, to, tied=opened.config.tie_word_embeddings)
+        size = sum(array.nbytes for array in tensors.values())
+        check_room(target, size)
+        with atomic_folder(target, overwrite=overwrite) as folder:
+            with progress_bar("writing", size) as written, progress_bar("comparing", size) as compared:
+                weights_hash = write_weights(folder / WEIGHTS[to], tensors, to, written, compared)
+            fields = {name: opened.fields[name] for name in _KEPT if name in opened.fields} | opened.config.to_dict()
+            fields |= {"quantization_config": INT8} if opened.quantized else {}
+            write_json(folder / "config.json", config_fields(class_name, fields, tensors))
+            if generation_config is not None:
+                write_json(folder / "generation_config.json", generation_config.to_dict())
+            for name in TOKENIZER_FILES:
+                if (found.folder / name).exists():
+                    copy_file(found.folder / name, folder / name)
+            hashes = {
+                path.name: {"size": path.stat().st_size, "blake3": hash_of_file(path)}
+                for path in sorted(folder.iterdir())
+                if path.name != WEIGHTS[to]
+            }
+            weights = {"size": (folder / WEIGHTS[to]).stat().st_size, "blake3": weights_hash}
+            done = Conversion(
+                source=found.name,
+                repository=found.repository,
+                revision=found.revision,
+                commit=found.commit,
+                subfolder=found.subfolder,
+                read={path.name: total_size([path]) for path in opened.files},
+                model=class_name,
+                dtypes=dict(collections.Counter(str(array.dtype) for array in matched.arrays.values())),
+                dtype=str(floating),
+                tensors=len(arrays),
+                parameters=sum(array.size for array in arrays.values()),
+                missing=matched.initialised,
+                unexpected=matched.dropped,
+                embedding=matched.tables.found,
+                tables=_tables(opened, matched, class_name),
+                warnings=tuple(warnings),
+                written={WEIGHTS[to]: weights} | hashes,
+            )
+            write_text(folder / RECORD, done.to_json())
+            write_text(folder / CARD, done.card())
+    except CheckpointError as error:
+        where = "" if str(target) in str(error) or str(found.folder) in str(error) else f"{found.first}: "
+        raise type(error)(f"{where}{error}") from None
+    return done
+
+
+def _matched(opened: Opened, class_name: str) -> Match:
+    config = opened.config
+    tables = resolve(opened.arrays, tied=config.tie_word_embeddings, alone=class_name == "BartForCausalLM")
+    shapes = parameter_shapes(class_name, config, tables.own)
+    int8 = int8_parameters(shapes) if opened.quantized else {}
+    shapes |= {f"{name}_scale": shape[:1] for name, shape in int8.items()}
+    matched = match(shapes, int8, tables, class_name)
+    if head := [name for name in matched.initialised if name != BIAS]:
+        raise MismatchError(
+            f"the head of a {class_name} is not in it ({', '.join(head)}): write the class that it is into the "
+            "`architectures` of its config.json, or make the head with `from_pretrained(..., key=...)` and save that."
+        )
+    return matched
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> StoredArray:
+    return StoredArray(shape, dtype, lambda: np.zeros(shape, dtype))
+
+
+def _tables(opened: Opened, matched: Match, class_name: str) -> str:
+    if matched.tables.own:
+        return f"the {' and the '.join(matched.tables.own)} read tables of their own, as transformers 5 unties them"
+    if class_name not in WRITERS:
+        return "one table"
+    return "one table, and the head is tied to it" if opened.config.tie_word_embeddings else "one table, head apart"
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bart_eqx.convert", description=__doc__)
     parser.add_argument(
-        "source", help=f"a folder, a repository on the Hub, or one of: {', '.join([DEMO, *sorted(ALIASES)])}"
+        "source",
+        nargs="?",
+        help=f"a folder, a file of weights, a repository on the Hub, or one of: {', '.join([DEMO, *sorted(ALIASES)])}",
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the source's name, with -eqx")
     parser.add_argument("--revision", help="a branch, tag or commit on the Hub")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: as in the checkpoint")
-    parser.add_argument("--to", choices=["safetensors", "flax"], default="safetensors", help="format of the weights")
-    parser.add_argument("--overwrite", action="store_true", help="write into FOLDER even if it exists")
+    parser.add_argument("--subfolder", help="of the source")
+    parser.add_argument("--prefer", choices=get_args(Format), help="format to read, where there are several")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: as in the checkpoint")
+    parser.add_argument("--to", choices=get_args(Layout), default="safetensors", help="format of the weights")
+    parser.add_argument("--overwrite", action="store_true", help="replace FOLDER, when the new one is complete")
+    parser.add_argument("--allow-nonfinite", action="store_true", help="convert NaN and infinite weights, too")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="convert nothing; check a folder")
     options = parser.parse_args(arguments)
-    target = options.output or Path(f"{Path(options.source).name}-eqx")
+    if (options.source is None) == (options.verify is None):
+        parser.error("give a SOURCE to convert, or --verify FOLDER")
     try:
-        done = convert(
-            options.source,
-            target,
-            revision=options.revision,
-            dtype=options.dtype,
-            to=options.to,
-            overwrite=options.overwrite,
-        )
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if options.verify is not None:
+            from .checkpoint.verify import verify
+
+            done = verify(options.verify)
+        else:
+            done = convert(
+                options.source,
+                options.output or Path(f"{Path(options.source).name}-eqx"),
+                revision=options.revision,
+                subfolder=options.subfolder,
+                prefer=options.prefer,
+                dtype=options.dtype,
+                to=options.to,
+                overwrite=options.overwrite,
+                allow_nonfinite=options.allow_nonfinite,
+            )
+    except CheckpointError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(done)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written.", file=sys.stderr)
+        return 130
+    print(done.to_json() if options.json else done, end="" if options.json else "\n")
     return 0
 
 

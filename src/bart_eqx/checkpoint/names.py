@@ -10,17 +10,17 @@ A name thus says its own layout, and one rule reads files of either kind.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-
-# The table of token embeddings is one array under any of these names, and under `lm_head.weight` where that is tied.
-EMBEDDING = "shared.weight"
-_EMBEDDING_ALIASES = frozenset({EMBEDDING, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"})
+from .stored import StoredArray
 
 
-def from_flax_leaf(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+Leaf = TypeVar("Leaf", np.ndarray, StoredArray)
+
+
+def from_flax_leaf(name: str, array: Leaf) -> tuple[str, Leaf]:
     """A parameter of either kind, in PyTorch's name and layout. Kernels come as views, not as copies."""
     stem, _, leaf = name.rpartition(".")
     if leaf == "kernel":
@@ -30,7 +30,7 @@ def from_flax_leaf(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     return name, array
 
 
-def to_flax_leaf(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
+def to_flax_leaf(name: str, array: Leaf) -> tuple[str, Leaf]:
     """The inverse of `from_flax_leaf`, for the parameters of a BART."""
     stem, _, leaf = name.rpartition(".")
     if leaf != "weight":
@@ -43,29 +43,9 @@ def to_flax_leaf(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     return f"{stem}.kernel", array.T
 
 
-def canonical(name: str, *, tied: bool) -> str:
-    """One name for what several checkpoints call differently.
-
-    A bare `BartModel` has no `model.` before its names, and a model with a head does; the embedding has its aliases.
-    """
-    name = name.removeprefix("model.")
-    if name in _EMBEDDING_ALIASES or (tied and name == "lm_head.weight"):
-        return EMBEDDING
-    return name
-
-
-def with_embedding_aliases(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The embedding under all its names, for `tie_word_embeddings=False`.
-
-    There transformers 5 unties not only the head but encoder and decoder too: it reads three tables, and draws at
-    random those that it does not find.
-    """
-    every = dict(tensors)
-    for name, array in tensors.items():
-        if name.endswith(EMBEDDING):
-            prefix = name.removesuffix(EMBEDDING)
-            every |= {prefix + alias: array for alias in sorted(_EMBEDDING_ALIASES)}
-    return every
+def bare(name: str) -> str:
+    """A parameter's name without the `model.` that a model with a head puts before those of its `BartModel`."""
+    return name.removeprefix("model.")
 
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, np.ndarray]:

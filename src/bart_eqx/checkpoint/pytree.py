@@ -1,7 +1,7 @@
-"""Between named arrays and a model: build its skeleton, fill every leaf, account for every name on both sides."""
+"""Between named arrays and a model: build its skeleton, and fill every leaf."""
 
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -14,26 +14,16 @@ from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
 from ..config import BartConfig
-from .errors import CheckpointError
-from .names import EMBEDDING, canonical, flatten, from_flax_leaf, to_flax_leaf, unflatten
+from ..model.quantized import quantize
+from .embeddings import SHARED, resolve
+from .errors import MismatchError
+from .finite import checked
+from .match import HEADS, Match, canonical, match, widest_float
+from .names import bare, flatten, to_flax_leaf, unflatten
+from .stored import StoredArray, in_memory
 
 
 Model = TypeVar("Model", bound=eqx.Module)
-
-_HEADS = ("lm_head.", "classification_head.", "qa_outputs.")
-_BIAS = "final_logits_bias"  # zero in every model that nobody gave another
-_NEVER_PARAMETERS = ("encoder.version", "decoder.version", "_float_tensor")  # fairseq left these in early files
-
-
-class Account(eqx.Module):
-    """What became of the arrays of a checkpoint."""
-
-    filled: tuple[str, ...]
-    """Parameters of the model that the checkpoint had."""
-    initialised: tuple[str, ...]
-    """Parameters of the model's head that it had not, and that are new."""
-    dropped: tuple[str, ...]
-    """Arrays of the checkpoint that this class of model has no place for: another head's, or an encoder's."""
 
 
 def named_parameters(model: Any) -> dict[str, Any]:
@@ -53,111 +43,110 @@ def _name(path: jtu.KeyPath) -> str:
     return jtu.keystr(path, simple=True, separator=".")
 
 
+def builder(
+    cls: Callable[..., Model], config: BartConfig, *, own_tables: Sequence[str] = (), int8: bool = False, **fields: Any
+) -> Callable[..., Model]:
+    """What makes a model of this structure from a `key`: with token tables of its own for these sides, with int8
+    weights.
+    """
+
+    def build(*, key: PRNGKeyArray) -> Model:
+        model = with_own_tables(cls(config, key=key, **fields), own_tables)
+        return quantize(model) if int8 else model
+
+    return build
+
+
+def with_own_tables(model: Model, sides: Sequence[str]) -> Model:
+    """The model with a copy of the shared token table for each of these sides, "encoder" or "decoder"."""
+    for side in sides:
+        model = eqx.tree_at(
+            lambda tree: getattr(_bart(tree), side).embed_tokens,  # noqa: B023
+            model,
+            _bart(model).shared,
+            is_leaf=lambda node: node is None,
+        )
+    return model
+
+
+def own_tables(model: Any) -> tuple[str, ...]:
+    """The sides that have a token table beside the shared one."""
+    bart = _bart(model)
+    return tuple(s for s in ("encoder", "decoder") if hasattr(bart, "shared") and getattr(bart, s).embed_tokens)
+
+
+def _bart(model: Any) -> Any:
+    return getattr(model, "model", model)
+
+
+def skeleton_of(build: Callable[..., Model]) -> Model:
+    """The model with shapes for arrays."""
+    return eqx.filter_eval_shape(build, key=jr.key(0))
+
+
 def fill(
     cls: type[Model],
     config: BartConfig,
-    tensors: dict[str, np.ndarray],
+    arrays: Mapping[str, StoredArray],
     *,
     dtype: DTypeLike | None = None,
     key: PRNGKeyArray | None = None,
     ignore_mismatched_sizes: bool = False,
-    transformation: Callable[[Any], Any] = lambda model: model,
+    allow_nonfinite: bool = False,
+    int8: bool = False,
     **fields: Any,
-) -> tuple[Model, Account]:
+) -> tuple[Model, Match]:
     """A `cls` in inference mode, with the arrays of a checkpoint for its parameters.
 
     Args:
         cls: One of the five classes.
         config: Its configuration.
-        tensors: Arrays by name, of Flax or of PyTorch. Emptied, so that the memory of each can go as soon as the
-            parameter has its own.
+        arrays: By bare names, in PyTorch's layout.
         dtype: Of the parameters; by default that of the arrays, the widest if they differ.
         key: For a head that the checkpoint does not have.
         ignore_mismatched_sizes: Make head parameters of another shape anew, too.
-        transformation: What was done to the model before it was saved: `quantize`.
+        allow_nonfinite: Take numbers that are NaN or infinite.
+        int8: Whether the model was quantised before it was saved.
         **fields: Further arguments of `cls`.
 
     Raises:
-        CheckpointError: if parameters are missing, arrays are left over, shapes differ, or the names under which the
-            embedding is stored disagree. All such faults are reported together.
+        MismatchError: if parameters are missing, arrays are left over, shapes differ, or copies of one differ. All such
+            faults are reported together, before any array is read.
+        NonFiniteError: if a number is NaN or infinite, or would be as `dtype`.
     """
-
-    make: Callable[..., Model] = functools.partial(cls, config, **fields)
-    build: Callable[..., Model] = lambda *, key: transformation(make(key=key))
-    skeleton = eqx.filter_eval_shape(build, key=jr.key(0))
+    skeleton = skeleton_of(builder(cls, config, int8=int8, **fields))
+    alone = not any(bare(name) == SHARED for name in named_parameters(skeleton))
+    tables = resolve(arrays, tied=config.tie_word_embeddings, alone=alone)
+    build = builder(cls, config, own_tables=tables.own, int8=int8, **fields)
+    skeleton = skeleton_of(build) if tables.own else skeleton
     parameters = named_parameters(skeleton)
-    shapes = {name: leaf.shape for name, leaf in parameters.items()}
-    integers = {canonical(n, tied=config.tie_word_embeddings) for n, p in parameters.items() if p.dtype == jnp.int8}
-    wanted = {canonical(name, tied=config.tie_word_embeddings): name for name in shapes}
-
-    faults: list[str] = []
-    found = _canonical_arrays(tensors, config, wanted, integers, faults)
-    dtype = _common_dtype(found, dtype)
-
-    filled: dict[str, jax.Array] = {}
-    misshapen: set[str] = set()
-    dropped: list[str] = []
-    for name in list(found):
-        array = found.pop(name)
-        target = wanted.get(name)
-        if target is None and _may_be_dropped(name, wanted):
-            dropped.append(name)
-        elif target is None:
-            faults.append(f"`{name}` is no parameter of {cls.__name__} with this configuration.")
-        elif array.shape == shapes[target]:
-            filled[target] = _to_device(target, array, jnp.dtype(jnp.int8) if name in integers else dtype, faults)
-        elif not (ignore_mismatched_sizes and _is_of_head(target)):
-            faults.append(f"`{target}` must have shape {shapes[target]}. Got {array.shape}.")
-            misshapen.add(target)
-
-    initialised = [name for name in shapes if name not in filled and name not in misshapen]
-    faults += [f"`{name}`, of shape {shapes[name]}, is missing." for name in initialised if not _is_of_head(name)]
-    if not faults and key is None and any(name.startswith(_HEADS) for name in initialised):
-        faults.append(f"the head is not in it ({', '.join(initialised)}): pass a `key` to make a new one.")
-    if faults:
-        raise CheckpointError(
-            f"This is not a checkpoint of {cls.__name__} with its configuration:\n"
-            + "\n".join(f"- {fault}" for fault in faults)
+    matched = match(
+        {name: leaf.shape for name, leaf in parameters.items()},
+        {name for name, leaf in parameters.items() if leaf.dtype == jnp.int8},
+        tables,
+        cls.__name__,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
+    )
+    if key is None and any(name.startswith(HEADS) for name in matched.initialised):
+        raise MismatchError(
+            f"the head of a {cls.__name__} is not in it ({', '.join(matched.initialised)}): pass a `key` to make a new "
+            "one."
         )
-    if initialised:
-        new = _initialise(build, initialised, jr.key(0) if key is None else key)
+
+    dtype = _dtype(matched, dtype)
+    filled: dict[str, jax.Array] = {}
+    for name, array in matched.arrays.items():
+        filled[name] = jnp.asarray(checked(name, array, np.dtype(dtype), allow_nonfinite=allow_nonfinite).read())
+    if matched.initialised:
+        new = _initialise(build, matched.initialised, jr.key(0) if key is None else key)
         filled |= {name: leaf if leaf.dtype == jnp.int8 else leaf.astype(dtype) for name, leaf in new.items()}
     model = jtu.tree_map_with_path(lambda path, leaf: filled[_name(path)] if _is_parameter(leaf) else leaf, skeleton)
-    loaded = tuple(name for name in shapes if name not in initialised)
-    return model, Account(loaded, tuple(initialised), tuple(sorted(dropped)))
+    return model, matched
 
 
-def _canonical_arrays(
-    tensors: dict[str, np.ndarray],
-    config: BartConfig,
-    wanted: Collection[str],
-    integers: Collection[str],
-    faults: list[str],
-) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
-    for original in list(tensors):
-        name, array = from_flax_leaf(original, tensors.pop(original))
-        if name.endswith(_NEVER_PARAMETERS):
-            continue
-        name = canonical(name, tied=config.tie_word_embeddings)
-        # Another head's, which this model drops: nothing says what it should be.
-        may_be_int8 = bool(integers) and array.dtype == np.int8 and name not in wanted
-        if name in integers and array.dtype != np.int8:
-            faults.append(f"`{original}` must be int8. Got {array.dtype}.")
-        elif name not in integers and not jnp.issubdtype(array.dtype, jnp.floating) and not may_be_int8:
-            faults.append(f"`{original}` must be floating-point. Got {array.dtype}.")
-        elif name not in found:
-            found[name] = array
-        elif found[name].shape != array.shape or not np.array_equal(found[name], array, equal_nan=True):
-            where = "the token embedding" if name == EMBEDDING else f"`{name}`"
-            faults.append(f"`{original}` is {where} once more, with other numbers.")
-    return found
-
-
-def _common_dtype(found: Mapping[str, np.ndarray], dtype: DTypeLike | None) -> jnp.dtype:
+def _dtype(matched: Match, dtype: DTypeLike | None) -> jnp.dtype:
     if dtype is None:
-        widest = widest_float(found.values())
-        return jax.dtypes.canonicalize_dtype(widest)
+        return jax.dtypes.canonicalize_dtype(widest_float(matched.arrays.values()))
     if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
         raise ValueError(f"dtype={jnp.dtype(dtype)} needs 64-bit mode: jax.config.update('jax_enable_x64', True).")
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -165,31 +154,7 @@ def _common_dtype(found: Mapping[str, np.ndarray], dtype: DTypeLike | None) -> j
     return jnp.dtype(dtype)
 
 
-def widest_float(arrays: Iterable[np.ndarray]) -> jnp.dtype:
-    """The dtype of a model with these parameters, of which some may be integers."""
-    floating = {array.dtype for array in arrays if jnp.issubdtype(array.dtype, jnp.floating)}
-    return jnp.result_type(*floating) if floating else jnp.dtype(jnp.float32)
-
-
-def _to_device(name: str, array: np.ndarray, dtype: jnp.dtype, faults: list[str]) -> jax.Array:
-    if dtype != array.dtype and jnp.finfo(dtype).max < jnp.finfo(array.dtype).max:
-        largest = np.max(np.abs(array), initial=0)
-        if np.isfinite(largest) and largest > jnp.finfo(dtype).max:
-            faults.append(f"`{name}` holds {largest}, which {dtype} cannot: load it as bfloat16 or float32.")
-            return jnp.array(array)
-    return jnp.array(array, dtype)  # a copy: on CPU JAX would otherwise share the buffer of the file
-
-
-def _is_of_head(name: str) -> bool:
-    return name.startswith((*_HEADS, _BIAS))
-
-
-def _may_be_dropped(name: str, wanted: Collection[str]) -> bool:
-    """Another head's, or the encoder's where the model has none."""
-    return _is_of_head(name) or (name.startswith("encoder.") and not any(w.startswith("encoder.") for w in wanted))
-
-
-def _initialise(build: Callable[..., Any], names: list[str], key: PRNGKeyArray) -> dict[str, jax.Array]:
+def _initialise(build: Callable[..., Any], names: Sequence[str], key: PRNGKeyArray) -> dict[str, jax.Array]:
     """These parameters as `build` makes them. Compiled, so that none of the others is ever made."""
 
     @eqx.filter_jit
@@ -203,6 +168,15 @@ def _initialise(build: Callable[..., Any], names: list[str], key: PRNGKeyArray) 
 def to_tensors(model: Any) -> dict[str, np.ndarray]:
     """The parameters of a model on the host, in PyTorch's names and layouts."""
     return {name: np.asarray(leaf) for name, leaf in named_parameters(model).items()}
+
+
+def stored_parameters(model: Any) -> dict[str, StoredArray]:
+    """The parameters of a model, each brought to the host when it is read."""
+
+    def stored(leaf: Any) -> StoredArray:
+        return StoredArray(leaf.shape, np.dtype(leaf.dtype), functools.partial(np.asarray, leaf))
+
+    return {name: stored(leaf) for name, leaf in named_parameters(model).items()}
 
 
 def from_flax(
@@ -223,9 +197,12 @@ def from_flax(
         key: For a head that `params` do not have.
 
     Raises:
-        CheckpointError: if the parameters are not those of such a model.
+        MismatchError: if the parameters are not those of such a model.
+        NonFiniteError: if `dtype` cannot hold one of them.
     """
-    return fill(cls, config, flatten(params), dtype=dtype, key=key)[0]
+    # Copied when they are read: on the CPU, JAX would otherwise take the caller's own memory.
+    arrays = {name: in_memory(array).then(np.array) for name, array in flatten(params).items()}
+    return fill(cls, config, canonical(arrays), dtype=dtype, key=key, allow_nonfinite=True)[0]
 
 
 def to_flax(model: Any) -> dict[str, Any]:

@@ -1,19 +1,13 @@
-"""Where a checkpoint is: the package's own demo, a folder, or a repository on the Hugging Face Hub."""
+"""Where a checkpoint is: the package's own demo, a folder, a file, or a repository on the Hugging Face Hub."""
 
+import dataclasses
+import difflib
 import importlib.resources
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 
-import huggingface_hub
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-
-from .errors import CheckpointError
-from .files import WEIGHT_FILES, shards_of
+from .errors import CheckpointError, SourceNotFoundError
+from .files import Format, check_is_weights, first_file
 
 
 DEMO = "demo"
@@ -23,75 +17,106 @@ ALIASES = {
     "bart-large-cnn": "facebook/bart-large-cnn",
     "bart-large-mnli": "facebook/bart-large-mnli",
     "bart-large-xsum": "facebook/bart-large-xsum",
+    "distilbart-cnn-6-6": "sshleifer/distilbart-cnn-6-6",
+    "distilbart-cnn-12-3": "sshleifer/distilbart-cnn-12-3",
     "distilbart-cnn-12-6": "sshleifer/distilbart-cnn-12-6",
+    "distilbart-xsum-12-1": "sshleifer/distilbart-xsum-12-1",
+    "distilbart-xsum-12-3": "sshleifer/distilbart-xsum-12-3",
+    "distilbart-xsum-12-6": "sshleifer/distilbart-xsum-12-6",
+    "distilbart-mnli-12-1": "valhalla/distilbart-mnli-12-1",
+    "distilbart-mnli-12-3": "valhalla/distilbart-mnli-12-3",
 }
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
+_URL = re.compile(r"^(?:https?://(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://(?:models/)?)(.+)$")
+_NOT_AN_ID = re.compile(r"^[.~/\\]|^[A-Za-z]:[\\/]|\\|://")
 
 
-def find_folder(source: str | Path, revision: str | None = None) -> Path:
-    """The local folder that holds a checkpoint, downloaded if need be.
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A checkpoint on this machine, and where it came from."""
+
+    name: str
+    """What it is called: the repository, or the folder's or the file's own name."""
+    folder: Path
+    first: Path
+    """The file of weights with which to begin: all of them, or their index."""
+    repository: str | None = None
+    commit: str | None = None
+    revision: str | None = None
+    subfolder: str | None = None
+
+
+def find(
+    source: str | Path, *, revision: str | None = None, subfolder: str | None = None, prefer: Format | None = None
+) -> Source:
+    """Find a checkpoint, and download it if need be.
 
     Args:
-        source: `"demo"`, a folder, the id of a repository on the Hub, or one of the short names in `ALIASES`. A folder
-            of that name comes before anything else.
+        source: `"demo"`, a folder, a file of weights beside its config.json, the id or the address of a repository on
+            the Hub, or one of the short names in `ALIASES`. What exists here comes before the Hub.
         revision: A branch, tag or commit on the Hub.
+        subfolder: Of the folder, or of the repository.
+        prefer: The format to read, of several; by default the first of msgpack, safetensors, and PyTorch's own.
 
     Raises:
-        CheckpointError: if there is no such thing, or the Hub cannot be reached and the files are not in its cache.
+        CheckpointError: one of its kinds, if there is no such thing, or it cannot be had.
     """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise CheckpointError(f"{folder} is a folder, and has no revision {revision!r}.")
-        return folder
-    if folder.is_file():
-        raise CheckpointError(f"{folder} is a file: give the folder that holds it, with its config.json.")
-    if str(source) == DEMO:
-        return Path(str(importlib.resources.files("bart_eqx") / "demo"))
-    repository = ALIASES.get(str(source), str(source))
-    if isinstance(source, Path) or repository.startswith((".", "/", "~")):
-        raise CheckpointError(f"There is no folder {folder}.")
-    return _download(repository, revision)
-
-
-def _download(repository: str, revision: str | None) -> Path:
-    known = f"Short names are: {', '.join(sorted(ALIASES))}."
+    if subfolder is not None and (PurePosixPath(subfolder).is_absolute() or ".." in PurePosixPath(subfolder).parts):
+        raise SourceNotFoundError(f"`subfolder` must lie inside {source}. Got {subfolder!r}.")
+    path = Path(source).expanduser()
     try:
-        small = ["config.json", "generation_config.json", *TOKENIZER_FILES]
-        folder = Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=small))
-        commit = folder.name  # all files of one commit, even if the branch moves on meanwhile
-        for name in WEIGHT_FILES:
-            try:
-                path = huggingface_hub.hf_hub_download(repository, name, revision=commit)
-            except EntryNotFoundError:
-                continue
-            if name.endswith(".json"):
-                shards = [shard.name for shard in shards_of(Path(path), must_exist=False)]
-                huggingface_hub.snapshot_download(repository, revision=commit, allow_patterns=shards)
-            return folder
-    except HFValidationError as error:
-        raise CheckpointError(
-            f"{repository!r} is neither a folder nor the id of a repository on the Hub. {known}"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(
-            f"The Hub has no repository {repository!r}, or it is private and you are not logged in. {known}"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"{repository!r} is not in the local cache, and the Hub cannot be reached. Are HF_HUB_OFFLINE and "
-            f"HF_ENDPOINT set as you mean? {known}"
-        ) from error
-    except HfHubHTTPError as error:
-        raise CheckpointError(f"The Hub refuses {repository!r}, revision {revision!r}: {error}") from error
-    raise CheckpointError(
-        f"{repository!r} has none of {', '.join(WEIGHT_FILES)}. If it has a pytorch_model.bin, its page may list a "
-        "`refs/pr/N` in which the Hub's bot has put safetensors: give that as the revision."
-    )
+        exists = path.exists()
+    except OSError as error:  # a name too long, or with what no name may hold
+        raise SourceNotFoundError(f"{str(source)!r:.200} cannot be looked for ({error.strerror}).") from None
+    except ValueError as error:
+        raise SourceNotFoundError(f"{str(source)!r:.200} cannot be looked for ({error}).") from None
+    if not exists and str(source) == DEMO:
+        path = Path(str(importlib.resources.files("bart_eqx") / "demo"))
+        exists = True
+    if exists:
+        if revision is not None:
+            raise SourceNotFoundError(f"{path} is on this machine, and has no revision {revision!r}: leave it out.")
+        return _local(path, subfolder, prefer)
+    repository = str(source).rstrip("/")
+    if address := _URL.match(repository):
+        repository, revision = _of_address(address[1], revision)
+    if isinstance(source, Path) or _NOT_AN_ID.search(repository):
+        raise SourceNotFoundError(f"There is no folder {path}: look at its spelling, and where you are.")
+    from .hub import download  # takes half a second to import, which a folder need not wait for
+
+    try:
+        return download(ALIASES.get(repository, repository), revision, subfolder, prefer)
+    except SourceNotFoundError as error:
+        raise SourceNotFoundError(f"{error} {suggestion(repository)}") from None
+
+
+def _local(path: Path, subfolder: str | None, prefer: Format | None) -> Source:
+    folder, first = path, None
+    if not path.is_dir():
+        check_is_weights(path)
+        if subfolder is not None:
+            raise SourceNotFoundError(f"{path} is a file, and has no subfolder {subfolder!r}.")
+        folder, first = path.parent, path
+    elif subfolder is not None:
+        folder = path / subfolder
+        if not folder.is_dir():
+            raise SourceNotFoundError(f"{path} has no folder {subfolder!r}.")
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read ({error.strerror}).") from None
+    first = folder / first_file(names, str(folder), prefer) if first is None else first
+    return Source(path.resolve().name, folder, first, subfolder=subfolder)
+
+
+def _of_address(address: str, revision: str | None) -> tuple[str, str | None]:
+    """The repository, and the revision, that the address of a page names."""
+    parts = address.split("?")[0].split("/")
+    if len(parts) >= 4 and parts[2] in ("tree", "blob", "resolve"):
+        return "/".join(parts[:2]), revision if revision is not None else "/".join(parts[3:])
+    return "/".join(parts), revision
+
+
+def suggestion(repository: str) -> str:
+    """What may have been meant."""
+    near = difflib.get_close_matches(repository.rpartition("/")[2], ALIASES, 3, 0.75)
+    return f"Did you mean {' or '.join(near)}?" if near else f"Short names are: {', '.join(sorted(ALIASES))}."

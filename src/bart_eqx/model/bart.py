@@ -30,6 +30,8 @@ class BartModel(eqx.Module):
     """
 
     shared: AbstractEmbedding
+    """The table of token embeddings. A side of the model with `embed_tokens` of its own reads those instead: so
+    transformers 5 saves models of `tie_word_embeddings=False`."""
     encoder: BartEncoder
     decoder: BartDecoder
     config: BartConfig = eqx.field(static=True)
@@ -69,8 +71,9 @@ class BartModel(eqx.Module):
                 looked at outside `jax.jit` only; inside it such a token becomes NaN.
         """
         input_ids = check_token_ids("input_ids", input_ids, self.config.vocab_size)
+        table = self.shared if self.encoder.embed_tokens is None else self.encoder.embed_tokens
         return self.encoder(
-            self.shared(input_ids),
+            table(input_ids),
             None if attention_mask is None else as_boolean(attention_mask),
             position_ids,
             output_attentions=output_attentions,
@@ -198,8 +201,9 @@ class BartModel(eqx.Module):
                 f"{'None' if encoder_outputs is None else 'given'}, encoder_attention_mask="
                 f"{'None' if encoder_attention_mask is None else 'given'}."
             )
+        table = self.shared if self.decoder.embed_tokens is None else self.decoder.embed_tokens
         return self.decoder(
-            self.shared(decoder_input_ids),
+            table(decoder_input_ids),
             source,
             None if decoder_attention_mask is None else as_boolean(decoder_attention_mask),
             decoder_position_ids,

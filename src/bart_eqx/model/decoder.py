@@ -110,7 +110,7 @@ class BartDecoder(eqx.Module):
     """Positions added, a norm, a stack of layers over a `DecoderCache`."""
 
     embed_tokens: AbstractEmbedding | None
-    """The token table of a decoder that stands alone; `None` in a `BartModel`, which shares its own."""
+    """The target's own token table, as of a decoder that stands alone; `None` where that is `BartModel.shared`."""
     embed_positions: LearnedPositionalEmbedding
     layernorm_embedding: LayerNorm
     layers: tuple[BartDecoderLayer, ...]

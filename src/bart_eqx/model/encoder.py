@@ -14,6 +14,7 @@ from ..typing import Array, HostArray, split_or_none
 from .attention import AbstractAttention, BartAttention
 from .layers import (
     ACTIVATION_FUNCTIONS,
+    AbstractEmbedding,
     AbstractLinear,
     LayerDrop,
     LayerNorm,
@@ -81,6 +82,8 @@ class BartEncoderLayer(eqx.Module):
 class BartEncoder(eqx.Module):
     """Positions added, a norm, a stack of layers."""
 
+    embed_tokens: AbstractEmbedding | None
+    """The source's own token table; `None` where that is `BartModel.shared`."""
     embed_positions: LearnedPositionalEmbedding
     layernorm_embedding: LayerNorm
     layers: tuple[BartEncoderLayer, ...]
@@ -90,6 +93,7 @@ class BartEncoder(eqx.Module):
 
     def __init__(self, config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
         positions_key, layers_key = jr.split(key)
+        self.embed_tokens = None
         self.embed_positions = LearnedPositionalEmbedding(
             config.max_position_embeddings, config.d_model, init_std=config.init_std, dtype=dtype, key=positions_key
         )

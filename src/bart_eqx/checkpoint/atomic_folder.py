@@ -1,0 +1,180 @@
+"""Folders that appear whole or not at all.
+
+Everything is written into a hidden sibling, down to the disk, and takes its name by one rename; where a folder of that
+name is, the two are exchanged in one step, and the old one is removed after that. Whoever opens the name finds the old
+folder or the new one, at every moment, whatever happens to the process or the machine.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from .errors import TargetError
+
+
+_HIDDEN = (".bart_eqx-", ".partial")
+_YOUNG = 60  # seconds; time enough to be locked by whoever makes it
+_RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # linux/fs.h, fcntl.h
+
+
+def check_target(target: Path, *, overwrite: bool, replaceable: Collection[str], source: Path | None = None) -> Path:
+    """Find out, before anything is downloaded or written, whether `target` can be made.
+
+    Args:
+        target: The folder to make.
+        overwrite: Whether it may replace one of the same name.
+        replaceable: Names of the only files that may be lost with that one.
+        source: A folder that must not be touched.
+
+    Returns:
+        The folder, where it really is.
+
+    Raises:
+        TargetError: if it exists, or has files of another kind, or is the source, or cannot be written.
+    """
+    target = target.expanduser()
+    try:
+        target = target.resolve()
+        exists = target.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long; a loop of links; a zero byte
+        raise TargetError(f"{str(target)!r:.200} cannot be a folder ({error}): take another with -o.") from None
+    if source is not None and exists and (target.samefile(source) or source.resolve().is_relative_to(target)):
+        raise TargetError(f"{target} is the source itself, or holds it: take another folder with -o.")
+    if exists and not target.is_dir():
+        raise TargetError(f"{target} is a file, and a folder is to be written: take another with -o.")
+    if exists and not overwrite:
+        raise TargetError(f"{target} exists: take another folder with -o, or --overwrite.")
+    if exists and (others := sorted(entry.name for entry in target.iterdir() if entry.name not in replaceable)):
+        raise TargetError(
+            f"{target} holds what no conversion has written, and would be lost: {', '.join(map(repr, others[:5]))}"
+            f"{', ...' if len(others) > 5 else ''}. Take another folder with -o, or remove them."
+        )
+    parent = next(folder for folder in target.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise TargetError(f"Nothing may be written in {parent}: take a folder elsewhere, or see to its permissions.")
+    if len(os.fsencode(target.name)) > 255:
+        raise TargetError(f"{target.name[:40]!r}... is longer than a name may be: take another folder with -o.")
+    return target
+
+
+def check_room(folder: Path, wanted: int) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Raises:
+        TargetError: if `wanted` bytes are more than are free where `folder` is to be.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if wanted > free:
+        raise TargetError(f"{folder} needs {wanted:,} bytes, and {free:,} are free: make room, or take another disk.")
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A folder to write into, which becomes `target` when the block ends. If it fails, nothing is left of it.
+
+    Raises:
+        TargetError: if it cannot be written, or another process has made `target` meanwhile.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        sweep(target.parent)
+        partial = target.parent / f"{uuid.uuid4().hex[:8]}".join(_HIDDEN)
+        partial.mkdir()
+    except OSError as error:
+        raise TargetError(f"{target} cannot be made ({error.strerror}): take a folder elsewhere with -o.") from None
+    lock = _lock(partial)
+    try:
+        try:
+            yield partial
+        except OSError as error:
+            raise TargetError(
+                f"{target} cannot be written ({error.strerror}): make room, or take another disk. "
+                + ("The folder that is there is as it was." if target.exists() else "Nothing is left of it.")
+            ) from error
+        if target.exists():
+            shutil.copymode(target, partial)
+        _sync(partial)
+        _publish(partial, target, overwrite)
+        _sync(target.parent)
+    finally:  # the folder that failed, or the one that was replaced
+        shutil.rmtree(partial, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _publish(partial: Path, target: Path, overwrite: bool) -> None:
+    if overwrite and target.exists():
+        _exchange(partial, target)
+        return
+    try:
+        os.rename(partial, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise TargetError(f"{target} cannot be made ({error.strerror}).") from None
+        if not overwrite:
+            raise TargetError(f"{target} was made by somebody else meanwhile, and is left as it is.") from None
+        _exchange(partial, target)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Give each of two folders the other's name, in one step where the system can (Linux), else in three."""
+    if sys.platform == "linux":
+        renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if renameat2 is not None:
+            paths = os.fsencode(one), os.fsencode(other)
+            if renameat2(_AT_FDCWD, paths[0], _AT_FDCWD, paths[1], _RENAME_EXCHANGE) == 0:
+                return
+    aside = one.with_name(f"{one.name}.old")
+    os.rename(other, aside)
+    try:
+        os.rename(one, other)
+    except BaseException:
+        os.rename(aside, other)
+        raise
+    os.rename(aside, one)
+
+
+def _sync(folder: Path) -> None:
+    """Have the names in a folder on the disk. (Windows has no such call, and needs none.)"""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what processes that were killed have left here. Those that live hold a lock on theirs."""
+    for entry in parent.iterdir():
+        if entry.name.startswith(_HIDDEN[0]) and entry.name.endswith(_HIDDEN[1]):
+            try:
+                lock = None if time.time() - entry.stat().st_mtime < _YOUNG else _lock(entry)
+            except OSError:  # of somebody who lives, or somebody else's
+                continue
+            if lock is not None:
+                shutil.rmtree(entry, ignore_errors=True)
+                os.close(lock)
+
+
+def _lock(folder: Path) -> int | None:
+    """A lock on a folder, which ends with the process. `None` on Windows, where nothing is swept."""
+    if os.name != "posix":
+        return None
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor

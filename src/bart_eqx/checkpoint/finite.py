@@ -1,0 +1,69 @@
+"""Numbers on their way out of a file: none may be NaN or infinite, and none may become so by a cast."""
+
+import ml_dtypes
+import numpy as np
+
+from .errors import NonFiniteError
+from .match import BIAS
+from .stored import StoredArray, is_float
+
+
+_BLOCK = 2**20  # elements
+
+
+def checked(
+    name: str,
+    array: StoredArray,
+    dtype: np.dtype,
+    *,
+    allow_nonfinite: bool = False,
+    warnings: list[str] | None = None,
+) -> StoredArray:
+    """The array as `dtype`, which raises `NonFiniteError` when it is read and a number is or becomes NaN or infinite.
+
+    With `allow_nonfinite`, numbers that already are pass; those that a cast would make infinite do not. Integers are
+    left as they are. A matrix of equal numbers, which no training makes but a failed upload may, is told to `warnings`.
+    """
+    if not is_float(array.dtype):
+        return array
+
+    def check(values: np.ndarray) -> np.ndarray:
+        lowest, highest = extrema(values)
+        finite = np.isfinite(lowest) and np.isfinite(highest)
+        if not finite and not allow_nonfinite:
+            bad = values.size - sum(int(np.isfinite(block).sum()) for block in _blocks(values))
+            raise NonFiniteError(
+                f"`{name}` has {bad:,} of {values.size:,} numbers that are NaN or infinite: no model computes with "
+                "them. Take another file, or say that you want them (`--allow-nonfinite`, `allow_nonfinite=True`)."
+            )
+        largest = max(-lowest, highest)
+        if finite and largest > float(ml_dtypes.finfo(dtype).max):
+            raise NonFiniteError(
+                f"`{name}` holds {largest:.7g}, which {dtype} cannot: take bfloat16 or float32 as its dtype."
+            )
+        if warnings is not None and values.ndim > 1 and name != BIAS and lowest == highest:
+            warnings.append(
+                f"all {values.size:,} numbers of `{name}` are {lowest:.7g}: was it saved before it was made?"
+            )
+        return values.astype(dtype, copy=False)
+
+    return array.then(check, dtype)
+
+
+def extrema(values: np.ndarray) -> tuple[float, float]:
+    """The smallest and the largest of some numbers; NaN, both, if any is. An empty array has zeros.
+
+    Passes over an array twice without making another: three times as fast as `isfinite` of all. (NumPy has no quick
+    comparison of 16-bit floats: these are widened block by block.)
+    """
+    if not values.size:
+        return 0.0, 0.0
+    if values.dtype.itemsize >= 4:
+        return float(values.min()), float(values.max())
+    ends = [(block.min(), block.max()) for block in _blocks(values)]
+    return float(np.min([low for low, _ in ends])), float(np.max([high for _, high in ends]))
+
+
+def _blocks(values: np.ndarray) -> list[np.ndarray]:
+    flat = values.reshape(-1)
+    return [flat[at : at + _BLOCK].astype(np.float32) for at in range(0, flat.size, _BLOCK)]

@@ -1,0 +1,39 @@
+"""A tokenizer's files: copied as they are, and held against the model's vocabulary."""
+
+from pathlib import Path
+
+from .errors import DamagedFileError
+from .json_file import read_json
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def tokens_beyond(folder: Path, vocab_size: int) -> list[str]:
+    """Tokens whose id no row of the embedding answers, as `<mask>` in facebook/bart-large-cnn.
+
+    Raises:
+        DamagedFileError: if a file of the tokenizer is not what its name says.
+    """
+    try:
+        return sorted(token for token, index in _ids(folder).items() if index >= vocab_size)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise DamagedFileError(f"The tokenizer in {folder} has not the form of one ({error!r:.80}).") from None
+
+
+def _ids(folder: Path) -> dict[str, int]:
+    if (folder / "tokenizer.json").exists():
+        fields = read_json(folder / "tokenizer.json")
+        added = {token["content"]: token["id"] for token in fields.get("added_tokens", ())}
+        return dict(fields["model"]["vocab"]) | added
+    if (folder / "vocab.json").exists():
+        added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").exists() else {}
+        return read_json(folder / "vocab.json") | added
+    return {}
