@@ -13,7 +13,7 @@ from .match import widest_float
 from .names import to_flax_leaf
 from .safetensors_file import read_safetensors, safetensors_parts
 from .stored import StoredArray
-from .weights_file import Part, hash_of_array, write_parts
+from .weights_file import Part, hashes_of, write_parts
 
 
 Progress = Callable[[int], object]
@@ -59,14 +59,10 @@ def write_weights(
     """
     hashes, hash_of_all = write_parts(path, _parts(tensors, to), tensors, written)
     found = read_msgpack(path) if to == "flax" else read_safetensors(path)
-    for name, array in tensors.items():
-        copy = found.pop(name, None)
-        same = copy is not None and (copy.shape, copy.dtype) == (array.shape, array.dtype)
-        if copy is None or not same or hash_of_array(copy.read()) != hashes[name]:
-            raise VerificationError(f"{path} does not read as it was written, at `{name}`: is the disk sound?")
-        compared(array.nbytes)
-    if found:
-        raise VerificationError(f"{path} holds what was not written, {', '.join(found)}: is the disk sound?")
+    heads, expected = ({n: (array.shape, array.dtype) for n, array in side.items()} for side in (found, tensors))
+    found_hashes = hashes_of(found, compared) if heads == expected else {}
+    if wrong := [name for name in hashes | found if found_hashes.get(name) != hashes.get(name)]:
+        raise VerificationError(f"{path} does not read as it was written, at `{wrong[0]}`: is the disk sound?")
     return hash_of_all
 
 
