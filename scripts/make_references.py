@@ -94,7 +94,9 @@ def flax_references() -> None:
 
 
 def torch_references() -> None:
-    """What PyTorch makes of the stored folder: logits, the class of a pair, and a folder of its own, in shards too."""
+    """What PyTorch makes of the stored folder: logits, the class of a pair, and folders of its own: in shards too, and
+    with three token tables.
+    """
     import torch
     import transformers
 
@@ -124,6 +126,17 @@ def torch_references() -> None:
             shutil.rmtree(TARGET / name, ignore_errors=True)
             classifier.save_pretrained(Path(scratch) / name, **options)
             shutil.copytree(Path(scratch) / name, TARGET / name)
+
+        untied = transformers.BartForConditionalGeneration(
+            transformers.BartConfig(**STORED, tie_word_embeddings=False, forced_eos_token_id=None)
+        ).eval()
+        for parameter in untied.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        with torch.no_grad():
+            out = untied(input_ids=source, attention_mask=mask, decoder_input_ids=targets)
+        arrays |= dict(untied_logits=out.logits)
+        shutil.rmtree(TARGET / "torch-untied", ignore_errors=True)
+        untied.save_pretrained(TARGET / "torch-untied")
     save("stored-torch", {name: np.asarray(array) for name, array in arrays.items()}, made_by)
 
 

@@ -16,9 +16,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import bart_eqx
-from bart_eqx import CheckpointError, from_flax, from_pretrained, save_pretrained, to_flax
+from bart_eqx import CheckpointError, from_flax, from_pretrained, quantize, save_pretrained, to_flax
 from bart_eqx.checkpoint.errors import VerificationError
 from bart_eqx.checkpoint.flax_msgpack import read_msgpack
+from bart_eqx.checkpoint.parameters import int8_parameters, parameter_shapes
+from bart_eqx.checkpoint.pytree import builder, named_parameters, skeleton_of, with_own_tables
 from bart_eqx.checkpoint.safetensors_file import read_safetensors
 from bart_eqx.checkpoint.stored import StoredArray
 from support import CLASSES, configured, flatten, random_model, randomised, unflatten, values, write_file
@@ -135,6 +137,33 @@ class TestRoundTrips:
         assert [name for name in load_file(tmp_path / "model.safetensors") if "embed_tokens" in name] == []
 
 
+@pytest.mark.parametrize("own", [(), ("encoder",), ("encoder", "decoder")])
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("config_name", ["unequal", "untied"])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_the_table_of_parameters_is_what_the_classes_have(cls: Any, config_name: str, int8: bool, own: Any) -> None:
+    config = configured(config_name)
+    own = () if cls is bart_eqx.BartForCausalLM else own
+    found = named_parameters(skeleton_of(builder(cls, config, own_tables=own, int8=int8)))
+    shapes = parameter_shapes(cls.__name__, config, own)
+    rounded = int8_parameters(shapes) if int8 else {}
+    scales = {f"{name}_scale": shape[:1] for name, shape in rounded.items()}
+    assert {name: leaf.shape for name, leaf in found.items()} == shapes | scales
+    assert {name for name, leaf in found.items() if leaf.dtype == jnp.int8} == rounded.keys()
+    if not int8:
+        assert list(found) == list(shapes)
+
+
+def test_labels_that_transformers_5_leaves_out(config: bart_eqx.BartConfig, tmp_path: Path) -> None:
+    """It takes two labels for the default and does not write them, and reads three: it cannot load its own file."""
+    model = random_model(bart_eqx.BartForSequenceClassification, configured("unequal", num_labels=2))
+    save_pretrained(model, tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    left = {name: value for name, value in fields.items() if name not in ("id2label", "label2id", "num_labels")}
+    (tmp_path / "config.json").write_text(json.dumps(left))
+    assert eqx.tree_equal(from_pretrained(tmp_path), model)
+
+
 class TestHeads:
     """Every class from the checkpoint of every other."""
 
@@ -233,6 +262,43 @@ class TestTheEmbedding:
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(CheckpointError, match="the token embedding once more, with other numbers"):
             from_pretrained(tmp_path)
+
+    def test_three_tables_are_kept_apart(self, tmp_path: Path) -> None:
+        """As transformers 5 saves them, and byte for byte so."""
+        folder = REFERENCES / "torch-untied"
+        model = from_pretrained(folder)
+        tensors = load_file(folder / "model.safetensors")
+        for side in ("encoder", "decoder"):
+            own = getattr(model.model, side).embed_tokens.weight
+            np.testing.assert_array_equal(own, tensors[f"model.{side}.embed_tokens.weight"])
+            assert not np.array_equal(own, model.model.shared.weight)
+        save_pretrained(model, tmp_path)
+        assert (tmp_path / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
+        assert eqx.tree_equal(from_pretrained(tmp_path), model)
+        alone = from_pretrained(folder, bart_eqx.BartForCausalLM)
+        np.testing.assert_array_equal(alone.embed_tokens.weight, tensors["model.decoder.embed_tokens.weight"])
+        with pytest.raises(CheckpointError, match="Flax's BART has one token embedding"):
+            save_pretrained(model, tmp_path / "flax", to="flax")
+        small = quantize(model)
+        save_pretrained(small, tmp_path / "int8")
+        assert eqx.tree_equal(from_pretrained(tmp_path / "int8"), small)
+
+    @pytest.mark.parametrize("same", ["encoder", "decoder", "both"])
+    def test_equal_tables_are_one(self, same: str, tmp_path: Path) -> None:
+        shutil.copytree(REFERENCES / "torch-untied", tmp_path, dirs_exist_ok=True)
+        tensors = load_file(tmp_path / "model.safetensors")
+        sides = ("encoder", "decoder") if same == "both" else (same,)
+        for side in sides:
+            tensors[f"model.{side}.embed_tokens.weight"] = tensors["model.shared.weight"].copy()
+        save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+        model = from_pretrained(tmp_path)
+        for side in ("encoder", "decoder"):
+            assert (getattr(model.model, side).embed_tokens is None) == (side in sides)
+
+    def test_own_tables_need_an_untied_config(self, stored: Model, tmp_path: Path) -> None:
+        model = with_own_tables(stored, ["encoder"])
+        with pytest.raises(CheckpointError, match="say False there"):
+            save_pretrained(model, tmp_path / "new")
 
     def test_it_is_one_leaf(self, stored: Model) -> None:
         names = [name for name in parameters(stored) if "embed_tokens" in name or "shared" in name or "lm_head" in name]

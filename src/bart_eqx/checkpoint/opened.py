@@ -90,8 +90,11 @@ def open_checkpoint(source: Source, config: BartConfig | None = None) -> Opened:
             "the library that knows it."
         )
     known = {name: value for name, value in fields.items() if (name, value) != ("quantization_config", INT8)}
-    config = _explained(path, lambda: BartConfig.from_dict(known)) if config is None else config
     arrays = canonical(read_heads(source.first))
+    if not known.keys() & {"id2label", "num_labels"} and (head := arrays.get("classification_head.out_proj.weight")):
+        # transformers 5 leaves out what it takes for a default: two labels, where its own BartConfig has three.
+        known["num_labels"] = head.shape[0] if head.shape else 0
+    config = _explained(path, lambda: BartConfig.from_dict(known)) if config is None else config
     if config.encoder_layers + config.decoder_layers > len(arrays):
         raise MismatchError(
             f"{path} says that there are {config.encoder_layers} and {config.decoder_layers} layers, and "

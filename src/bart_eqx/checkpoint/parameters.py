@@ -55,16 +55,16 @@ def _stack(name: str, config: BartConfig, has_table: bool) -> Shapes:
 
 
 def _head(class_name: str, config: BartConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
-    dim, vocab, labels = config.d_model, config.vocab_size, config.num_labels
+    dim, vocab = config.d_model, config.vocab_size
     if class_name in WRITERS and not config.tie_word_embeddings:
         yield "lm_head.weight", (vocab, dim)
     if class_name == "BartForConditionalGeneration":
         yield "final_logits_bias", (1, vocab)
     if class_name == "BartForSequenceClassification":
         yield from _linear("classification_head.dense", dim, dim).items()
-        yield from _linear("classification_head.out_proj", labels, dim).items()
+        yield from _linear("classification_head.out_proj", config.num_labels, dim).items()
     if class_name == "BartForQuestionAnswering":
-        yield from _linear("qa_outputs", labels, dim).items()
+        yield from _linear("qa_outputs", 2, dim).items()
 
 
 def _linear(name: str, out_dim: int, in_dim: int) -> Shapes:
