@@ -46,7 +46,7 @@ def _stack(name: str, config: BartConfig, has_table: bool) -> Shapes:
     for index in range(layers):
         layer = f"{name}.layers.{index}"
         for attention in ("self_attn",) if encoder else ("self_attn", "encoder_attn"):
-            for projection in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            for projection in ("k_proj", "v_proj", "q_proj", "out_proj"):
                 shapes |= _linear(f"{layer}.{attention}.{projection}", dim, dim)
             shapes |= _norm(f"{layer}.{attention}_layer_norm", dim)
         shapes |= _linear(f"{layer}.fc1", ffn, dim) | _linear(f"{layer}.fc2", dim, ffn)
