@@ -30,6 +30,8 @@ _HARMLESS = frozenset(
     "repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p".split()
 )
 
+_MAX_LABELS = 1_000_000  # each has a name, even where the file has none
+
 # Fields that change the network, with the only values under which it is the one built here.
 _FIXED: Mapping[str, tuple[Any, ...]] = {
     "add_bias_logits": (False,),
@@ -86,7 +88,7 @@ class BartConfig:
     tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        if not self.id2label:
+        if not self.id2label and self.num_labels <= _MAX_LABELS:
             object.__setattr__(self, "id2label", tuple(f"LABEL_{i}" for i in range(self.num_labels)))
         if faults := self._faults():
             raise ValueError("This BartConfig cannot be built:\n" + "\n".join(f"- {fault}" for fault in faults))
@@ -134,7 +136,9 @@ class BartConfig:
             faults.append(
                 f"`activation_function` must be one of {', '.join(ACTIVATIONS)}. Got {self.activation_function!r}."
             )
-        if len(self.id2label) != self.num_labels:
+        if self.num_labels > _MAX_LABELS:
+            faults.append(f"`num_labels` must be at most {_MAX_LABELS:,}. Got {self.num_labels}.")
+        elif len(self.id2label) != self.num_labels:
             faults.append(f"`id2label` must name num_labels={self.num_labels} classes. Got {len(self.id2label)}.")
         return faults
 
@@ -170,7 +174,7 @@ class BartConfig:
             )
 
         known = {name: value for name, value in fields.items() if name in own}
-        if (labels := known.get("id2label")) is not None:
+        if (labels := known.pop("id2label", None)) is not None:
             known["id2label"] = _labels_in_order(labels)
             known.setdefault("num_labels", len(known["id2label"]))
         if known.get("forced_bos_token_id") is None and fields.get("force_bos_token_to_be_generated"):

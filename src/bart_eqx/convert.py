@@ -13,7 +13,7 @@ import numpy as np
 
 from .checkpoint.atomic_folder import atomic_folder, check_room, check_target
 from .checkpoint.embeddings import resolve
-from .checkpoint.errors import CheckpointError, MismatchError
+from .checkpoint.errors import CheckpointError, MismatchError, printable
 from .checkpoint.files import Format, total_size
 from .checkpoint.finite import checked
 from .checkpoint.match import BIAS, Match, match, widest_float
@@ -73,9 +73,7 @@ def convert(
         CheckpointError: one of its kinds, if the source cannot be read, or the target not written. The source is never
             touched, and the target is as it was.
     """
-    here = Path(source).expanduser()
-    known = here if here.is_dir() else here.parent if here.is_file() else None
-    target = check_target(Path(target), overwrite=overwrite, replaceable=_OUTPUTS, source=known)
+    target = check_target(Path(target), overwrite=overwrite, replaceable=_OUTPUTS, source=_folder_of(source))
     found = find(source, revision=revision, subfolder=subfolder, prefer=prefer)
     check_target(target, overwrite=overwrite, replaceable=_OUTPUTS, source=found.folder)
     opened = open_checkpoint(found)
@@ -115,7 +113,7 @@ def convert(
             }
             weights = {"size": (folder / WEIGHTS[to]).stat().st_size, "blake3": weights_hash}
             done = Conversion(
-                source=found.name,
+                source=printable(found.name),
                 repository=found.repository,
                 revision=found.revision,
                 commit=found.commit,
@@ -139,6 +137,15 @@ def convert(
         where = "" if str(target) in str(error) or str(found.folder) in str(error) else f"{found.first}: "
         raise type(error)(f"{where}{error}") from None
     return done
+
+
+def _folder_of(source: str | Path) -> Path | None:
+    """The folder that the source is, or is in, if it is on this machine."""
+    path = Path(source).expanduser()
+    try:
+        return path if path.is_dir() else path.parent if path.is_file() else None
+    except OSError:  # a name too long
+        return None
 
 
 def _matched(opened: Opened, class_name: str) -> Match:

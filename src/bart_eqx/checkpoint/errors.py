@@ -7,6 +7,14 @@ Each message is one line. It names the file, what was expected of it, what was f
 class CheckpointError(ValueError):
     """A checkpoint cannot be read or written as asked."""
 
+    def __init__(self, message: str):
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """One line: names come from files, and some are made to play with the terminal that shows them."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
 
 class SourceNotFoundError(CheckpointError):
     """There is no such folder, file, repository, revision or subfolder."""

@@ -90,7 +90,10 @@ def open_checkpoint(source: Source, config: BartConfig | None = None) -> Opened:
             "the library that knows it."
         )
     known = {name: value for name, value in fields.items() if (name, value) != ("quantization_config", INT8)}
-    arrays = canonical(read_heads(source.first))
+    try:
+        arrays = canonical(read_heads(source.first))
+    except MismatchError as error:
+        raise MismatchError(f"{source.first}: {error}") from None
     if not known.keys() & {"id2label", "num_labels"} and (head := arrays.get("classification_head.out_proj.weight")):
         # transformers 5 leaves out what it takes for a default: two labels, where its own BartConfig has three.
         known["num_labels"] = head.shape[0] if head.shape else 0
