@@ -1,17 +1,24 @@
 """`python -m bart_eqx.convert`, and the demo, as a newcomer meets them."""
 
+import hashlib
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from blake3 import blake3
 from num2words import num2words
 
 import bart_eqx
+from bart_eqx.checkpoint.errors import CheckpointError, VerificationError
 from bart_eqx.checkpoint.flax_msgpack import read_msgpack
-from bart_eqx.convert import main
+from bart_eqx.checkpoint.verify import verify
+from bart_eqx.convert import convert, main
 from bart_eqx.demo.__main__ import main as demo, spell
 from support import values
 
@@ -50,6 +57,89 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     assert (
         done.stderr == f"error: There is no folder {tmp_path / 'nowhere'}: look at its spelling, and where you are.\n"
     )
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify") / "converted"
+    convert(REFERENCES / "flax-msgpack", folder)
+    return folder
+
+
+class TestVerify:
+    def test_sound(self, converted: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--verify", str(converted)]) == 0
+        report = capsys.readouterr().out
+        assert "2,540 parameters, all of them finite" in report and "config.json, generation_config.json" in report
+        assert main(["--verify", str(converted), "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        logits = bart_eqx.from_pretrained(converted)(np.array([0, 1, 2, 3, 4, 5, 6, 2])).logits
+        np.testing.assert_allclose(found["output"], logits.reshape(-1)[:5], rtol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("name", "change", "message"),
+        [
+            ("model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "model.safetensors has the BLAKE3 hash"),
+            ("model.safetensors", lambda b: b[:-1], "has 17,943 bytes, and was written with 17,944"),
+            ("config.json", lambda b: b.replace(b"0.1", b"0.2"), "config.json has the BLAKE3 hash"),
+            ("flax_model.msgpack", lambda b: b"\x80", "weights that no conversion wrote, flax_model.msgpack"),
+            ("generation_config.json", None, "has no generation_config.json, which conversion.json"),
+            ("conversion.json", lambda b: b"{}", "must say of each written file its size and its hash"),
+        ],
+    )
+    def test_damaged(self, converted: Path, tmp_path: Path, name: str, change: Any, message: str) -> None:
+        shutil.copytree(converted, tmp_path / "folder")
+        path = tmp_path / "folder" / name
+        if change is None:
+            path.unlink()
+        else:
+            path.write_bytes(change(path.read_bytes() if path.exists() else b""))
+        with pytest.raises(CheckpointError, match=message):
+            verify(tmp_path / "folder")
+
+    def test_verify_of_a_cache(self, tmp_path: Path) -> None:
+        """The Hub client's cache calls files by their hashes, and compares nothing but sizes when it downloads."""
+        source, blobs = REFERENCES / "converted", tmp_path / "blobs"
+        blobs.mkdir()
+        (tmp_path / "snapshot").mkdir()
+        for path in source.iterdir():
+            content = path.read_bytes()
+            git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            name = hashlib.sha256(content).hexdigest() if path.suffix == ".safetensors" else git
+            (blobs / name).write_bytes(content)
+            (tmp_path / "snapshot" / path.name).symlink_to(f"../blobs/{name}")
+        assert verify(tmp_path / "snapshot").hashes == ("config.json", "generation_config.json", "model.safetensors")
+        for name in ("config.json", "model.safetensors"):
+            path = (tmp_path / "snapshot" / name).resolve()
+            content = path.read_bytes()
+            path.write_bytes(content[:-2] + b"\n\n")
+            with pytest.raises(VerificationError, match=f"{name} has the hash .* and the Hub's is"):
+                verify(tmp_path / "snapshot")
+            path.write_bytes(content)
+
+    def test_a_folder_of_somebody_else(self) -> None:
+        found = verify(REFERENCES / "torch-classifier")
+        assert found.hashes == () and found.unrecorded == ("config.json", "model.safetensors")
+
+
+def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For machines and in the folder the same, and on the page of the model."""
+    assert main([str(REFERENCES / "torch-untied"), "-o", str(tmp_path / "out"), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((tmp_path / "out/conversion.json").read_text())
+    assert report["read"] == {"model.safetensors": 22200} and report["dtypes"] == {"float32": 79}
+    assert report["tables"] == "the encoder and the decoder read tables of their own, as transformers 5 unties them"
+    assert report["missing"] == report["unexpected"] == report["warnings"] == []
+    content = (tmp_path / "out/model.safetensors").read_bytes()
+    assert report["written"]["model.safetensors"] == {"size": 22200, "blake3": blake3(content).hexdigest()}
+    card = (tmp_path / "out/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: bart_eqx\n") and "blake3" in card and "3,524 parameters" in card
+
+
+def test_convert_needs_one_thing_to_do() -> None:
+    for arguments in ([], ["demo", "--verify", "demo"]):
+        with pytest.raises(SystemExit):
+            main(arguments)
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -637,6 +637,13 @@ def test_bad_inputs(model: Model, causal: bart_eqx.BartForCausalLM) -> None:
         generate(causal, np.array([5, 6]), encoder_attention_mask=np.array([1]))
 
 
+@pytest.mark.parametrize("search", [dict(), dict(num_beams=3)])
+def test_scores_that_are_nan_end(model: Model, search: dict) -> None:
+    """Weights that are NaN are refused when they are read; scores that are NaN all the same end with the length."""
+    broken = eqx.tree_at(lambda m: m.final_logits_bias, model, model.final_logits_bias * jnp.nan)
+    assert bart_eqx.generate(broken, np.full((2, 3), 5), max_length=6, **search).sequences.shape == (2, 6)
+
+
 def test_numbers_of_other_kinds(model: Model) -> None:
     """NumPy's and JAX's are Python's; `None` leaves an option as it is, or turns it off."""
     result = write(model, max_length=np.int64(12), suppress_tokens=np.array([5, 6]), length_penalty=None, top_k=None)

@@ -167,6 +167,13 @@ class TestErrors:
         with pytest.raises(ValueError, match="at most max_position_embeddings=23. Got max_length=24"):
             model(np.full(5, 5), decoder_input_ids=np.full(24, 5))
 
+    def test_nothing_to_read(self, model: Model) -> None:
+        """No rows give no rows, no tokens are an error, and rows of padding alone see all of it alike: no NaN."""
+        assert model(np.zeros((0, 5), int)).logits.shape == (0, 5, 97)
+        with pytest.raises(ValueError, match="holds at least one token"):
+            model(np.zeros((2, 0), int))
+        assert jnp.isfinite(model(np.full((2, 4), 5), np.zeros((2, 4), int)).logits).all()
+
     def test_positions_outside_the_table(self, model: Model) -> None:
         with pytest.raises(ValueError, match=r"`position_ids` must be in \[-2, 23\). Got 23"):
             model.encode(np.full(3, 5), position_ids=np.array([0, 1, 23]))
