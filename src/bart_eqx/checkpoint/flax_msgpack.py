@@ -25,7 +25,8 @@ _NDARRAY, _SCALAR = 1, 3  # 2 is a complex number, which no weight is
 _CHUNKED = "__msgpack_chunked_array__"
 _MAX_CHUNK = 2**30  # bytes; Flax splits longer arrays, as msgpack's lengths are 32-bit
 _MAX_DEPTH = 16
-_MAX_ENTRIES = 100_000
+_MAX_ENTRIES = 20_000  # bart-large has 834
+_MAX_NAME = 500  # characters of a whole path
 _WINDOW = 4096  # bytes; more than a name, or the head of an array, ever has
 _DTYPES = {
     name: dtype_named(name)
@@ -93,6 +94,8 @@ class _Walk:
             name = unpacker.unpack()
             if not isinstance(name, str):
                 raise DamagedFileError(f"a name in `{path}` must be a string. Got {name!r:.80}.")
+            if len(path) + len(name) > _MAX_NAME:
+                raise DamagedFileError(f"`{path}{name}"[:80] + f"...` is longer than {_MAX_NAME} characters.")
             if name in tree:
                 raise DamagedFileError(f"`{path}{name}` occurs twice.")
             tree[name], offset = self.value(offset + unpacker.tell(), path + name, depth)

@@ -9,22 +9,22 @@ from typing import Any, NoReturn
 from .errors import AccessError, DamagedFileError, SourceNotFoundError
 
 
-MAX_BYTES = 10 * 2**20  # the Hub's own limit for an index
+_MAX_BYTES = 2**20  # ten times what a BART's largest configuration, index or header has
 _LFS = b"version https://git-lfs"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, max_bytes: int = _MAX_BYTES) -> dict[str, Any]:
     """The object in a file, with or without a byte order mark.
 
     Raises:
         SourceNotFoundError: if there is no such file.
         AccessError: if it cannot be read.
         DamagedFileError: if it is no JSON, no object, or says something twice; if a number is not finite; if it is
-            larger than `MAX_BYTES`.
+            larger than `max_bytes`: a byte of JSON can need eighty of memory.
     """
     size = size_of(path)
-    if size > MAX_BYTES:
-        raise DamagedFileError(f"{path} has {size:,} bytes, and no such file should have more than {MAX_BYTES:,}.")
+    if size > max_bytes:
+        raise DamagedFileError(f"{path} has {size:,} bytes, and no such file should have more than {max_bytes:,}.")
     return parse_json(path.read_bytes(), str(path))
 
 

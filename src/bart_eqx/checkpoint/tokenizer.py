@@ -16,6 +16,9 @@ TOKENIZER_FILES = (
 )
 
 
+_MAX_BYTES = 10 * 2**20  # BART's has 1.4 MB
+
+
 def tokens_beyond(folder: Path, vocab_size: int) -> list[str]:
     """Tokens whose id no row of the embedding answers, as `<mask>` in facebook/bart-large-cnn.
 
@@ -30,10 +33,10 @@ def tokens_beyond(folder: Path, vocab_size: int) -> list[str]:
 
 def _ids(folder: Path) -> dict[str, int]:
     if (folder / "tokenizer.json").exists():
-        fields = read_json(folder / "tokenizer.json")
+        fields = read_json(folder / "tokenizer.json", _MAX_BYTES)
         added = {token["content"]: token["id"] for token in fields.get("added_tokens", ())}
         return dict(fields["model"]["vocab"]) | added
     if (folder / "vocab.json").exists():
         added = read_json(folder / "added_tokens.json") if (folder / "added_tokens.json").exists() else {}
-        return read_json(folder / "vocab.json") | added
+        return read_json(folder / "vocab.json", _MAX_BYTES) | added
     return {}
