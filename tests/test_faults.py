@@ -1,0 +1,343 @@
+"""Faults while a conversion writes: whatever happens, the target's name means the old folder or the new one, whole."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import bart_eqx
+from bart_eqx.checkpoint import atomic_folder, weights_file
+from bart_eqx.checkpoint.errors import DamagedFileError, TargetError
+from bart_eqx.checkpoint.parameters import parameter_shapes
+from bart_eqx.convert import convert, main
+from support import configured, random_model, write_file
+
+
+REFERENCES = Path(__file__).parent / "references"
+OLD, NEW = REFERENCES / "flax-msgpack", REFERENCES / "torch-untied"
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    """What an earlier conversion wrote."""
+    convert(OLD, tmp_path / "target")
+    return tmp_path / "target"
+
+
+@pytest.fixture
+def unchanged(target: Path) -> Iterator[None]:
+    before = content(target)
+    yield
+    assert content(target) == before and [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def source_of(folder: Path, layers: int, seed: int) -> Path:
+    """A checkpoint of some megabytes, so that a conversion takes long enough to be killed."""
+    config = bart_eqx.BartConfig(
+        vocab_size=500,
+        d_model=128,
+        encoder_ffn_dim=512,
+        decoder_ffn_dim=512,
+        encoder_layers=layers,
+        decoder_layers=layers,
+    )
+    rng = np.random.default_rng(seed)
+    shapes = parameter_shapes("BartForConditionalGeneration", config)
+    folder.mkdir()
+    write_file(
+        folder / "model.safetensors", {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+    )
+    fields = config.to_dict() | {"architectures": ["BartForConditionalGeneration"]}
+    (folder / "config.json").write_text(json.dumps(fields))
+    return folder
+
+
+# Forks before each conversion, so that no interpreter has to start: kills would fall into its start.
+_DRIVER = """
+import os, signal, sys, time, random
+from pathlib import Path
+from bart_eqx.convert import convert
+sources, target, kills = sys.argv[1:3], sys.argv[3], int(sys.argv[4])
+def child(source):
+    pid = os.fork()
+    if pid == 0:
+        convert(source, target, overwrite=True)
+        os._exit(0)
+    return pid
+os.waitpid(child(sources[0]), 0)
+start = time.time()
+os.waitpid(child(sources[1]), 0)
+duration = time.time() - start
+chance = random.Random(0)
+for index in range(kills):
+    pid = child(sources[index % 2])
+    time.sleep(chance.uniform(0, duration))
+    os.kill(pid, signal.SIGKILL)
+    print(os.WIFSIGNALED(os.waitpid(pid, 0)[1]), flush=True)
+    assert sys.stdin.readline() == "next\\n"
+"""
+
+
+@pytest.mark.slow
+def test_fifty_kills(tmp_path: Path) -> None:
+    sources = [source_of(tmp_path / "one", 3, 0), source_of(tmp_path / "two", 4, 1)]
+    convert(sources[0], tmp_path / "first")
+    convert(sources[1], tmp_path / "second")
+    whole = [content(tmp_path / "first"), content(tmp_path / "second")]
+    (tmp_path / "here").mkdir()
+    target = tmp_path / "here/target"
+    command = [sys.executable, "-c", _DRIVER, *map(str, sources), str(target), "50"]
+    driver = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert driver.stdin is not None and driver.stdout is not None
+    killed, seen = 0, set()
+    for _ in range(50):
+        killed += driver.stdout.readline() == "True\n"
+        found = content(target)
+        assert found in whole
+        seen.add(whole.index(found))
+        driver.stdin.write("next\n")
+        driver.stdin.flush()
+    driver.communicate()
+    assert driver.returncode == 0 and killed >= 15 and seen == {0, 1}
+    bart_eqx.from_pretrained(target)
+    for left in target.parent.glob(".bart_eqx-*"):
+        os.utime(left, (0, 0))
+    convert(sources[0], target, overwrite=True)
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_what_lives_is_not_swept(tmp_path: Path) -> None:
+    for name in ("young", "old", "alive"):
+        (tmp_path / f".bart_eqx-{name}.partial").mkdir()
+    for name in ("old", "alive"):
+        os.utime(tmp_path / f".bart_eqx-{name}.partial", (0, 0))
+    lock = atomic_folder._lock(tmp_path / ".bart_eqx-alive.partial")
+    assert lock is not None
+    convert(OLD, tmp_path / "target")
+    os.close(lock)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".bart_eqx-alive.partial", ".bart_eqx-young.partial", "target"
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("unchanged")
+class TestWriting:
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EIO])
+    def test_a_disk_that_fails(
+        self, target: Path, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        written = 0
+
+        def write(descriptor: int, view: memoryview) -> None:
+            nonlocal written
+            written += len(view)
+            if written > 5000:
+                raise OSError(number, os.strerror(number))
+            os.write(descriptor, view)
+
+        monkeypatch.setattr(weights_file, "_write_all", write)
+        assert main([str(NEW), "-o", str(target), "--overwrite"]) == 2
+        assert f"cannot be written ({os.strerror(number)})" in (error := capsys.readouterr().err)
+        assert error.count("\n") == 1 and "The folder that is there is as it was." in error
+
+    def test_a_limit_on_the_size_of_files(self, target: Path) -> None:
+        """And a disk of the system's own, as Python ignores the signal and sees the error."""
+        script = (
+            "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
+            "from bart_eqx.convert import main; sys.exit(main(sys.argv[1:]))"
+        )
+        command = [sys.executable, "-B", "-c", script, str(NEW), "-o", str(target), "--overwrite"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 2 and "cannot be written (File too large)" in done.stderr
+
+    def test_no_room(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        usage = shutil.disk_usage(target)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=7))
+        with pytest.raises(TargetError, match=r"needs 14,096 bytes, and 7 are free"):
+            convert(NEW, target, overwrite=True)
+
+    def test_ctrl_c(self, target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        monkeypatch.setattr(weights_file, "_write_all", lambda *_: os.kill(os.getpid(), signal.SIGINT) or time.sleep(1))
+        assert main([str(NEW), "-o", str(target), "--overwrite"]) == 130
+        assert capsys.readouterr().err == "interrupted: nothing was written.\n"
+
+    def test_an_exchange_that_fails_in_the_middle(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where a system cannot exchange two folders, three renames do."""
+        rename, calls = os.rename, []
+
+        def fail_once(one: Any, other: Any) -> None:
+            calls.append(one)
+            if len(calls) == 2:
+                raise OSError(errno.EIO, "broken")
+            rename(one, other)
+
+        monkeypatch.setattr(sys, "platform", "other")
+        monkeypatch.setattr(os, "rename", fail_once)
+        with pytest.raises(OSError, match="broken"):
+            convert(NEW, target, overwrite=True)
+        assert len(calls) == 3
+
+    @pytest.mark.parametrize("how", ["truncated", "replaced", "removed"])
+    def test_a_source_that_changes(
+        self, target: Path, how: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        source = tmp_path_factory.mktemp("source") / "model"
+        shutil.copytree(NEW, source)
+        weights = source / "model.safetensors"
+
+        def change(*_: Any) -> None:
+            if how == "truncated":
+                os.truncate(weights, 9000)
+            elif how == "removed":
+                weights.unlink(missing_ok=True)
+            else:
+                shutil.copy(weights, source / "copy")
+                os.replace(source / "copy", weights)
+
+        monkeypatch.setattr("bart_eqx.convert.check_room", change)
+        with pytest.raises(DamagedFileError, match="model.safetensors (was changed while|cannot be read any more)"):
+            convert(source, target, overwrite=True)
+
+
+def test_three_renames(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "other")
+    convert(NEW, target, overwrite=True)
+    assert content(target) != content(OLD) and [path.name for path in target.parent.iterdir()] == ["target"]
+
+
+def test_two_conversions_at_once(tmp_path: Path) -> None:
+    """The folder is one's or the other's, and never missing or torn to whoever looks meanwhile."""
+    target = tmp_path / "target"
+    convert(OLD, tmp_path / "one")
+    convert(NEW, tmp_path / "two")
+    whole = [content(tmp_path / "one"), content(tmp_path / "two")]
+    convert(OLD, target)
+    script = (
+        "import sys; from bart_eqx.convert import convert\nfor _ in range(20): convert(*sys.argv[1:3], overwrite=True)"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", script, str(source), str(target)]) for source in (OLD, NEW)]
+    seen = set()
+    while any(process.poll() is None for process in running):
+        folder = os.open(target, os.O_RDONLY)  # stays one folder, whatever the name means meanwhile
+        try:
+            names = os.listdir(folder)
+            weights = os.open("model.safetensors", os.O_RDONLY, dir_fd=folder)
+            found = os.read(weights, 10**6)
+            os.close(weights)
+            seen.add([w["model.safetensors"] for w in whole].index(found))
+            assert set(names) in [set(w) for w in whole]
+        except FileNotFoundError:  # it was replaced, and is being removed
+            assert target.is_dir()
+        finally:
+            os.close(folder)
+    assert [process.returncode for process in running] == [0, 0] and seen == {0, 1}
+    assert content(target) in whole
+
+
+def test_of_two_that_may_not_overwrite_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "target"
+
+    def meanwhile(*_: Any) -> None:
+        monkeypatch.undo()
+        convert(OLD, target)
+
+    monkeypatch.setattr("bart_eqx.convert.check_room", meanwhile)
+    with pytest.raises(TargetError, match="was made by somebody else meanwhile"):
+        convert(NEW, target)
+    convert(OLD, tmp_path / "other")
+    assert content(target) == content(tmp_path / "other")
+
+
+class TestTargets:
+    def test_a_link(self, target: Path, tmp_path: Path) -> None:
+        """The folder that it leads to is replaced, and the link stays."""
+        (tmp_path / "link").symlink_to("target")
+        convert(NEW, tmp_path / "link", overwrite=True)
+        assert (tmp_path / "link").is_symlink()
+        assert json.loads((target / "conversion.json").read_text())["source"] == "torch-untied"
+        (tmp_path / "dangling").symlink_to("new")
+        convert(NEW, tmp_path / "dangling")
+        assert content(tmp_path / "new") == content(target)
+
+    def test_that_cannot_be(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        shutil.copytree(OLD, tmp_path / "holder/source")
+        for source, name, message in (
+            (OLD, "file", "is a file"),
+            (OLD, "file/below", "Nothing may be written in"),
+            (OLD, "x" * 300, "cannot be a folder|longer than a name may be"),
+            (tmp_path / "holder/source", "holder", "is the source itself, or holds it"),
+            (tmp_path / "holder/source", "holder/source", "is the source itself"),
+        ):
+            with pytest.raises(TargetError, match=message):
+                convert(source, tmp_path / name, overwrite=True)
+        assert content(tmp_path / "holder/source") == content(OLD)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+    def test_without_permission(self, tmp_path: Path) -> None:
+        tmp_path.chmod(0o500)
+        with pytest.raises(TargetError, match="Nothing may be written in"):
+            convert(OLD, tmp_path / "target")
+        tmp_path.chmod(0o700)
+
+    def test_what_no_conversion_wrote_is_not_lost(self, target: Path) -> None:
+        (target / "thesis.tex").touch()
+        with pytest.raises(TargetError, match="holds what no conversion has written, and would be lost: 'thesis.tex'"):
+            convert(NEW, target, overwrite=True)
+        assert (target / "thesis.tex").exists()
+
+    @pytest.mark.parametrize("mask", [0o022, 0o027])
+    def test_permissions(self, tmp_path: Path, mask: int) -> None:
+        before = os.umask(mask)
+        try:
+            convert(OLD, tmp_path / "target")
+            assert {path.stat().st_mode & 0o777 for path in (tmp_path / "target").iterdir()} == {0o666 & ~mask}
+            assert (tmp_path / "target").stat().st_mode & 0o777 == 0o777 & ~mask
+            (tmp_path / "target").chmod(0o750)
+            convert(NEW, tmp_path / "target", overwrite=True)
+            assert (tmp_path / "target").stat().st_mode & 0o777 == 0o750
+        finally:
+            os.umask(before)
+
+    def test_odd_names(self, tmp_path: Path) -> None:
+        shutil.copytree(OLD, tmp_path / "a\nb 🦊")
+        done = convert(tmp_path / "a\nb 🦊", tmp_path / "c\nd")
+        assert done.source == "a\\nb 🦊" and "\n" not in done.source
+        bart_eqx.from_pretrained(tmp_path / "c\nd")
+
+    def test_the_same_bytes_again(self, target: Path, tmp_path: Path) -> None:
+        for seed in ("1", "2"):
+            command = [sys.executable, "-m", "bart_eqx.convert", str(OLD), "-o", str(tmp_path / seed)]
+            subprocess.run(command, check=True, capture_output=True, env=os.environ | {"PYTHONHASHSEED": seed})
+            assert content(tmp_path / seed) == content(target)
+
+
+def test_saving_into_a_folder_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other files stay, and old ones until the new ones are complete."""
+    one, two = (random_model(bart_eqx.BartModel, configured("unequal"), seed=seed) for seed in (0, 1))
+    bart_eqx.save_pretrained(one, tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = content(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(weights_file, "_write_all", lambda *_: random.choice([]))
+        with pytest.raises(IndexError):
+            bart_eqx.save_pretrained(two, tmp_path)
+    assert content(tmp_path) == before
+    bart_eqx.save_pretrained(two, tmp_path)
+    assert content(tmp_path).keys() == before.keys() and (tmp_path / "notes.txt").read_text() == "mine"
+    np.testing.assert_array_equal(bart_eqx.from_pretrained(tmp_path).shared.weight, two.shared.weight)
