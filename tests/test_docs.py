@@ -26,8 +26,15 @@ def test_links(page: Path) -> None:
         assert target.startswith("http") or (page.parent / target).exists(), target
 
 
-def test_every_test_that_the_parity_page_names_exists() -> None:
-    named = re.findall(r"`(test_\w+\.py)::(\w+)`", (ROOT / "docs/parity.md").read_text())
+def test_every_bad_input_is_numbered() -> None:
+    """All of the 72, each with its test."""
+    rows = re.findall(r"^\| (\d+) \| .* \| `test_\w+\.py::\w+` \|$", (ROOT / "docs/checkpoints.md").read_text(), re.M)
+    assert rows == [str(number) for number in range(1, 73)]
+
+
+@pytest.mark.parametrize("page", ["parity.md", "checkpoints.md"])
+def test_every_test_that_a_page_names_exists(page: str) -> None:
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", (ROOT / "docs" / page).read_text())
     assert len(named) >= 12
     for file, name in named:
         assert re.search(rf"(def|class) {name}\b", (ROOT / "tests" / file).read_text()), name

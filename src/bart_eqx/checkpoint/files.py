@@ -1,5 +1,6 @@
 """The files of a folder that hold its weights, in whatever format and number."""
 
+import os
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, get_args
@@ -68,7 +69,11 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise DamagedFileError(f"{index} must hold a `weight_map` from parameters to files: download it again.")
     suffix = Path(index.stem.removesuffix(".index")).suffix
     for name in set(weight_map.values()):
-        plain = PurePosixPath(name).name == name == PureWindowsPath(name).name and name.isprintable()
+        plain = (
+            PurePosixPath(name).name == name == PureWindowsPath(name).name
+            and name.isprintable()
+            and len(os.fsencode(name)) < 256
+        )
         if not plain or not name.endswith(suffix):
             raise DamagedFileError(
                 f"{index} must name {suffix} files of its own folder. Got {name!r:.200}: do not trust where it is from."

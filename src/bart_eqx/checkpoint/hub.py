@@ -11,7 +11,7 @@ from huggingface_hub import constants, errors
 
 from .errors import AccessError, DownloadError, SourceNotFoundError, TargetError
 from .files import Format, first_file, named_by
-from .source import Source
+from .source import Source, suggestion
 from .tokenizer import TOKENIZER_FILES
 
 
@@ -36,49 +36,59 @@ def download(repository: str, revision: str | None, subfolder: str | None, prefe
     """
     where = f"{repository}/{subfolder}" if subfolder else repository
     prefix = f"{subfolder}/" if subfolder else ""
+    config = f"{prefix}config.json"
     with _explained(repository, revision):
-        snapshot, sizes = _resolve(repository, revision, f"{prefix}config.json")
-        commit, folder = snapshot.name, snapshot / prefix
+        commit, sizes, online = _resolve(repository, revision, config)
         names = {name.removeprefix(prefix) for name in sizes if name.startswith(prefix)}
-        first = first_file(names, where, prefer)
 
         def fetch(name: str) -> Path:
             if name not in names:
-                raise SourceNotFoundError(f"{where} has no {name}, at commit {commit}.")
+                raise SourceNotFoundError(f"{where} has no {name}, at commit {commit}: it is not a checkpoint.")
             return Path(huggingface_hub.hf_hub_download(repository, prefix + name, revision=commit))
 
-        needed = [name for name in _SMALL if name in names]
-        needed += [first, *named_by(fetch(first))] if first.endswith(".json") else [first]
-        _check_room({name: sizes.get(prefix + name, 0) for name in needed if not (folder / name).exists()})
-        for name in needed:
-            fetch(name)
+        try:
+            first = first_file(names, where, prefer)
+            folder = fetch("config.json").parent
+            needed = [name for name in _SMALL if name in names]
+            needed += [first, *named_by(fetch(first))] if first.endswith(".json") else [first]
+            _check_room({name: sizes.get(prefix + name, 0) for name in needed if not (folder / name).exists()})
+            for name in needed:
+                fetch(name)
+        except SourceNotFoundError as error:
+            if online:
+                raise
+            raise DownloadError(
+                f"{error} Only a part of it is in the cache, {constants.HF_HUB_CACHE}, and the Hub cannot be asked: is "
+                "HF_HUB_OFFLINE as you mean it?"
+            ) from None
+        if online:  # so that the cache remembers which commit the revision was, for when there is no Hub
+            huggingface_hub.hf_hub_download(repository, config, revision=revision)
     return Source(repository, folder, folder / first, repository, commit, revision, subfolder)
 
 
-def _resolve(repository: str, revision: str | None, config: str) -> tuple[Path, dict[str, int]]:
-    """The folder of one commit in the cache, with its config.json, and the sizes of all files of that commit."""
-    ask = huggingface_hub.HfApi().model_info
+def _resolve(repository: str, revision: str | None, config: str) -> tuple[str, dict[str, int], bool]:
+    """The commit that a revision is, the sizes of its files, and whether the Hub said so, or the cache."""
     try:
-        info = ask(repository, revision=revision, files_metadata=True)
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.DisabledRepoError):
+        info = huggingface_hub.HfApi().model_info(
+            repository, revision=revision, files_metadata=True, timeout=constants.HF_HUB_ETAG_TIMEOUT
+        )
+    except (
+        errors.HFValidationError,
+        errors.RepositoryNotFoundError,
+        errors.RevisionNotFoundError,
+        errors.DisabledRepoError,
+    ):
         raise
-    except _NETWORK as error:
-        return _cached(repository, revision, config, error)
-    if config not in {file.rfilename for file in info.siblings or ()}:
+    except (*_NETWORK, ValueError) as error:  # a page in place of JSON is a ValueError
+        return *_cached(repository, revision, config, error), False
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    if config not in sizes:
         raise SourceNotFoundError(f"{repository!r}{_of(revision)} has no {config}: it is not a checkpoint.")
-    # By the revision and not by the commit, so that the cache remembers which commit it was, for when there is no Hub.
-    snapshot = _snapshot(huggingface_hub.hf_hub_download(repository, config, revision=revision), config)
-    if snapshot.name != info.sha:  # it has moved meanwhile
-        info = ask(repository, revision=snapshot.name, files_metadata=True)
-    return snapshot, {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    return str(info.sha), sizes, True
 
 
-def _snapshot(file: str, name: str) -> Path:
-    return Path(file).parents[name.count("/")]
-
-
-def _cached(repository: str, revision: str | None, config: str, reason: Exception) -> tuple[Path, dict[str, int]]:
-    """The folder of the commit that the cache last saw, and the files that it has of it."""
+def _cached(repository: str, revision: str | None, config: str, reason: Exception) -> tuple[str, dict[str, int]]:
+    """The commit that the cache last saw, and the files that it has of it."""
     file = huggingface_hub.try_to_load_from_cache(repository, config, revision=revision)
     if not isinstance(file, str):
         raise DownloadError(
@@ -86,11 +96,11 @@ def _cached(repository: str, revision: str | None, config: str, reason: Exceptio
             f"{constants.ENDPOINT} cannot be asked ({_short(reason)}). Are HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME as "
             "you mean them?"
         ) from None
-    snapshot = _snapshot(file, config)
+    snapshot = Path(file).parents[config.count("/")]
     if not constants.HF_HUB_OFFLINE:
         logger.warning("The Hub cannot be asked (%s): %s as it is in the cache.", _short(reason), repository)
     files = [path for path in snapshot.rglob("*") if path.is_file()]
-    return snapshot, {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in files}
+    return snapshot.name, {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in files}
 
 
 def _check_room(sizes: dict[str, int]) -> None:
@@ -110,7 +120,8 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
         yield
     except errors.HFValidationError:
         raise SourceNotFoundError(
-            f"{repository!r:.200} is neither a folder nor the id of a repository on the Hub, as owner/name."
+            f"{repository!r:.200} is neither a folder nor the id of a repository on the Hub, as owner/name. "
+            f"{suggestion(repository)}"
         ) from None
     except errors.GatedRepoError as error:
         raise AccessError(
@@ -121,7 +132,7 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
     except errors.RepositoryNotFoundError:
         raise SourceNotFoundError(
             f"The Hub at {constants.ENDPOINT} has no repository {repository!r}, or it is private and you are not "
-            "logged in (`hf auth login`)."
+            f"logged in (`hf auth login`). {suggestion(repository)}"
         ) from None
     except errors.RevisionNotFoundError:
         raise SourceNotFoundError(

@@ -83,7 +83,10 @@ def _array(path: Path, name: str, entry: dict[str, Any], start: int) -> StoredAr
         )
     if len(shape) > MAX_RANK:
         raise DamagedFileError(f"{path}: {name!r} has {len(shape)} axes, and no array of a BART has more than 2.")
-    return in_file(path, start + entry["data_offsets"][0], shape, dtype)
+    try:
+        return in_file(path, start + entry["data_offsets"][0], shape, dtype)
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{path}: {name!r}: {error}") from None
 
 
 def _check_layout(path: Path, layout: str | None, arrays: Mapping[str, StoredArray]) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import importlib.resources
 import re
+import urllib.parse
 from pathlib import Path, PurePosixPath
 
 from .errors import CheckpointError, SourceNotFoundError
@@ -83,10 +84,7 @@ def find(
         raise SourceNotFoundError(f"There is no folder {path}: look at its spelling, and where you are.")
     from .hub import download  # takes half a second to import, which a folder need not wait for
 
-    try:
-        return download(ALIASES.get(repository, repository), revision, subfolder, prefer)
-    except SourceNotFoundError as error:
-        raise SourceNotFoundError(f"{error} {suggestion(repository)}") from None
+    return download(ALIASES.get(repository, repository), revision, subfolder, prefer)
 
 
 def _local(path: Path, subfolder: str | None, prefer: Format | None) -> Source:
@@ -110,7 +108,7 @@ def _local(path: Path, subfolder: str | None, prefer: Format | None) -> Source:
 
 def _of_address(address: str, revision: str | None) -> tuple[str, str | None]:
     """The repository, and the revision, that the address of a page names."""
-    parts = address.split("?")[0].split("/")
+    parts = [urllib.parse.unquote(part) for part in address.split("?")[0].split("/")]
     if len(parts) >= 4 and parts[2] in ("tree", "blob", "resolve"):
         return "/".join(parts[:2]), revision if revision is not None else "/".join(parts[3:])
     return "/".join(parts), revision
@@ -118,5 +116,7 @@ def _of_address(address: str, revision: str | None) -> tuple[str, str | None]:
 
 def suggestion(repository: str) -> str:
     """What may have been meant."""
+    if repository in ALIASES.values():
+        return "Is it spelt so on the Hub?"
     near = difflib.get_close_matches(repository.rpartition("/")[2], ALIASES, 3, 0.75)
     return f"Did you mean {' or '.join(near)}?" if near else f"Short names are: {', '.join(sorted(ALIASES))}."

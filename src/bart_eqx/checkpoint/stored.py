@@ -13,6 +13,7 @@ from .errors import DamagedFileError
 
 
 MAX_RANK = 8
+_MAX_BYTES = 2**62  # NumPy counts in 63 bits
 _TILE = 128  # rows and columns
 _ALIGNMENT = 64  # bytes; from there JAX takes an array on the CPU as it is, and copies others
 
@@ -28,6 +29,10 @@ class StoredArray:
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+
+    def __post_init__(self) -> None:
+        if math.prod(size or 1 for size in self.shape) * self.dtype.itemsize > _MAX_BYTES:  # (0, 2**62) has no bytes
+            raise DamagedFileError(f"No array has shape {self.shape}.")
 
     @property
     def size(self) -> int:
