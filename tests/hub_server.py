@@ -219,10 +219,16 @@ def disabled() -> Act:
     return refusing(403, message=_DISABLED)
 
 
+def said(body: bytes, kind: str = "application/json") -> Act:
+    """The same to whatever is asked."""
+    return lambda request: _done(request.send(200, body, {"Content-Type": kind}))
+
+
 def page() -> Act:
-    """HTML, as the portal of a hotel's network answers whatever it is asked."""
-    html = b"<!DOCTYPE html><html><head><title>Welcome</title></head><body>Please log in.</body></html>"
-    return lambda request: _done(request.send(200, html, {"Content-Type": "text/html"}))
+    """HTML, as the portal of a hotel's network answers."""
+    return said(
+        b"<!DOCTYPE html><html><head><title>Welcome</title></head><body>Please log in.</body></html>", "text/html"
+    )
 
 
 def broken_off(only: int) -> Act:

@@ -1,6 +1,7 @@
 """Repositories on the Hugging Face Hub, into its client's cache: one commit, and no file that is not needed."""
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,9 +62,24 @@ def download(repository: str, revision: str | None, subfolder: str | None, prefe
                 f"{error} Only a part of it is in the cache, {constants.HF_HUB_CACHE}, and the Hub cannot be asked: is "
                 "HF_HUB_OFFLINE as you mean it?"
             ) from None
-        if online:  # so that the cache remembers which commit the revision was, for when there is no Hub
-            huggingface_hub.hf_hub_download(repository, config, revision=revision)
+        if online:
+            _remember((folder / "config.json").parents[config.count("/")], revision or "main")
     return Source(repository, folder, folder / first, repository, commit, revision, subfolder)
+
+
+def _remember(snapshot: Path, revision: str) -> None:
+    """Have the cache know which commit the revision was, for when there is no Hub, in the client's own layout.
+
+    The client does so when a file is asked for by its revision; by then that may be another commit.
+    """
+    refs = snapshot.parents[1] / "refs"
+    ref = refs / revision
+    if revision == snapshot.name or not ref.resolve().is_relative_to(refs.resolve()):
+        return
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    partial = ref.with_name(f"{ref.name}.{os.getpid()}")
+    partial.write_text(snapshot.name)
+    os.replace(partial, ref)
 
 
 def _resolve(repository: str, revision: str | None, config: str) -> tuple[str, dict[str, int], bool]:
@@ -79,7 +95,7 @@ def _resolve(repository: str, revision: str | None, config: str) -> tuple[str, d
         errors.DisabledRepoError,
     ):
         raise
-    except (*_NETWORK, ValueError) as error:  # a page in place of JSON is a ValueError
+    except (*_NETWORK, ValueError, LookupError, TypeError, AttributeError) as error:  # a page, or other JSON
         return *_cached(repository, revision, config, error), False
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     if config not in sizes:

@@ -64,7 +64,7 @@ def read_safetensors(path: Path) -> dict[str, StoredArray]:
             pass
     except (SafetensorError, ValueError, AttributeError, OSError) as error:  # all of these leak out for bad headers
         raise DamagedFileError(f"{path} cannot be read as safetensors ({error}): download it again.") from None
-    layout = header.pop("__metadata__", {}).get("format")
+    layout = (header.pop("__metadata__", None) or {}).get("format")  # null passes, too
     if layout is not None and layout not in _LAYOUTS:
         raise UnsupportedCheckpointError(
             f"{path} says format={layout!r:.80}, whose names and layouts are not known here. Save it as one of "
@@ -75,11 +75,14 @@ def read_safetensors(path: Path) -> dict[str, StoredArray]:
     return arrays
 
 
-def _array(path: Path, name: str, entry: dict[str, Any], start: int) -> StoredArray:
-    dtype, shape = _DTYPES.get(entry["dtype"]), tuple(entry["shape"])
+def _array(path: Path, name: str, entry: Any, start: int) -> StoredArray:
+    if not isinstance(entry, dict):  # to the library, a list of its values is an entry, and {"F32": null} a dtype
+        raise DamagedFileError(f"{path}: {name!r} must have its dtype, shape and offsets by name. Got {entry!r:.80}.")
+    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    shape = tuple(entry["shape"])
     if dtype is None:
         raise UnsupportedCheckpointError(
-            f"{path}: {name!r} has dtype {entry['dtype']}. It must be one of {', '.join(_DTYPES)}: save it so."
+            f"{path}: {name!r} has dtype {entry['dtype']!s:.80}. It must be one of {', '.join(_DTYPES)}: save it so."
         )
     if len(shape) > MAX_RANK:
         raise DamagedFileError(f"{path}: {name!r} has {len(shape)} axes, and no array of a BART has more than 2.")
