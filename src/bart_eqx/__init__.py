@@ -1,31 +1,21 @@
-"""BART in JAX and Equinox: weights of Hugging Face's Flax models in, the same numbers out."""
+"""BART in JAX and Equinox: weights of Hugging Face's Flax models in, the same numbers out.
 
+The public names, and the modules that they come from, are in `__init__.pyi`. A module is imported when one of its names
+is asked for, so that the converter, which needs no JAX, starts in a third of the time.
+"""
+
+import lazy_loader as _lazy_loader
 from jaxtyping import install_import_hook as _install_import_hook
 
 from . import lazy_beartype as lazy_beartype
 
 
-# Every signature below is checked as it is called (under `jax.jit`, as it is traced): a wrong shape is an error that
-# names the axes. `JAXTYPING_DISABLE=1` turns the checks off.
-with _install_import_hook("bart_eqx", "bart_eqx.lazy_beartype.lazy_beartype"):
-    from . import training as training
-    from .checkpoint.errors import CheckpointError as CheckpointError
-    from .checkpoint.folder import from_pretrained as from_pretrained, save_pretrained as save_pretrained
-    from .checkpoint.pytree import from_flax as from_flax, to_flax as to_flax
-    from .config import BartConfig as BartConfig
-    from .generation.generate import GenerationResult as GenerationResult, generate as generate
-    from .generation.stream import stream as stream
-    from .generation_config import GenerationConfig as GenerationConfig
-    from .model.attention import AbstractAttention as AbstractAttention, BartAttention as BartAttention
-    from .model.bart import BartModel as BartModel
-    from .model.cache import DecoderCache as DecoderCache, KVCache as KVCache
-    from .model.causal_lm import BartForCausalLM as BartForCausalLM
-    from .model.conditional_generation import BartForConditionalGeneration as BartForConditionalGeneration
-    from .model.layers import AbstractLinear as AbstractLinear
-    from .model.masks import shift_tokens_right as shift_tokens_right
-    from .model.quantized import quantize as quantize
-    from .model.question_answering import BartForQuestionAnswering as BartForQuestionAnswering
-    from .model.sequence_classification import BartForSequenceClassification as BartForSequenceClassification
+# Every signature in these is checked as it is called (under `jax.jit`, as it is traced): a wrong shape is an error that
+# names the axes. `JAXTYPING_DISABLE=1` turns the checks off. The hook imports JAX, so where there are no axes beartype
+# alone checks the public signatures.
+_WITH_ARRAYS = ("model", "generation", "training", "checkpoint.folder", "checkpoint.pytree")
+_install_import_hook([f"bart_eqx.{name}" for name in _WITH_ARRAYS], "bart_eqx.lazy_beartype.lazy_beartype")
 
+__getattr__, __dir__, __all__ = _lazy_loader.attach_stub(__name__, __file__)
 
 __version__ = "0.1.0"

@@ -6,6 +6,10 @@ from collections.abc import Collection, Mapping
 from types import NoneType
 from typing import Any
 
+from beartype import beartype
+
+from .lazy_beartype import CONF
+
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
 
@@ -46,6 +50,7 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+@beartype(conf=CONF)
 @dataclasses.dataclass(frozen=True)
 class BartConfig:
     """The shape and the settings of a BART, under the field names of `transformers.BartConfig`.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from beartype import beartype
 
 from .checkpoint.atomic_folder import atomic_folder, check_room, check_target
 from .checkpoint.embeddings import resolve
@@ -35,6 +36,7 @@ from .checkpoint.written import (
     write_text,
     write_weights,
 )
+from .lazy_beartype import CONF
 
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -44,6 +46,7 @@ _KEPT = ("finetuning_task", "max_source_length", "max_target_length", "prefix", 
 _KEPT += ("task_specific_params", "tokenizer_class")
 
 
+@beartype(conf=CONF)
 def convert(
     source: str | Path,
     target: str | Path,
@@ -96,8 +99,8 @@ def convert(
         size = sum(array.nbytes for array in tensors.values())
         check_room(target, size)
         with atomic_folder(target, overwrite=overwrite) as folder:
-            with progress_bar("writing", size) as written, progress_bar("comparing", size) as compared:
-                weights_hash = write_weights(folder / WEIGHTS[to], tensors, to, written, compared)
+            with progress_bar("writing", size) as progress:
+                weights_hash = write_weights(folder / WEIGHTS[to], tensors, to, progress)
             fields = {name: opened.fields[name] for name in _KEPT if name in opened.fields} | opened.config.to_dict()
             fields |= {"quantization_config": INT8} if opened.quantized else {}
             write_json(folder / "config.json", config_fields(class_name, fields, tensors))

@@ -5,14 +5,14 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from beartype import BeartypeConf
+from beartype import beartype
 from beartype.door import is_bearable
 
 from .config import BartConfig
+from .lazy_beartype import CONF
 
 
 TokenIds = Sequence[int]
-_JSON = BeartypeConf(is_pep484_tower=True)  # there, 1 is a float as well
 
 # Fields of transformers that say how it runs, or what an assistant model may do, and not which tokens come out. A
 # checkpoint may have them; a call of `generate` may not.
@@ -42,6 +42,7 @@ _REFUSED = {
 _OFF: dict[str, Any] = {"guidance_scale": 1}
 
 
+@beartype(conf=CONF)
 @dataclasses.dataclass(frozen=True)
 class GenerationConfig:
     """The settings of `bart_eqx.generate`, under the field names of `transformers.GenerationConfig`.
@@ -151,7 +152,7 @@ class GenerationConfig:
         if unknown := sorted(fields.keys() - _names()):
             raise ValueError(f"generation_config.json sets what is not known here: {', '.join(unknown)}.")
         for field in dataclasses.fields(cls):
-            if field.name in fields and not is_bearable(fields[field.name], field.type, conf=_JSON):  # pyright: ignore
+            if field.name in fields and not is_bearable(fields[field.name], field.type, conf=CONF):  # pyright: ignore
                 kind = getattr(field.type, "__name__", None) or str(field.type).replace("typing.", "")
                 raise ValueError(f"`{field.name}` must be {kind}. Got {fields[field.name]!r:.80}.")
         ids = dataclasses.replace(cls.from_model_config(config), forced_bos_token_id=None, forced_eos_token_id=None)

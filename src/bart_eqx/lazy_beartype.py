@@ -9,7 +9,8 @@ from typing import Any
 from beartype import BeartypeConf, beartype
 
 
-_CONF = BeartypeConf(is_pep484_tower=True)  # an int is taken where a float is asked for
+# An int is taken where a float is asked for.
+CONF = BeartypeConf(is_pep484_tower=True, violation_type=TypeError)
 
 
 def lazy_beartype(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -18,7 +19,7 @@ def lazy_beartype(function: Callable[..., Any]) -> Callable[..., Any]:
     def at_first_call(*args: Any, **kwargs: Any) -> Any:
         nonlocal checked
         if checked is None:
-            checked = beartype(conf=_CONF)(function)
+            checked = beartype(conf=CONF)(function)
         return checked(*args, **kwargs)
 
     return at_first_call

@@ -6,8 +6,9 @@ of byte strings: it has those in memory whole, several times over, and the array
 are passed over here, and read when they are asked for.
 """
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -175,14 +176,15 @@ def _join_chunks(path: str, value: Mapping[str, Any]) -> StoredArray:
     if not whole:
         raise DamagedFileError(f"the chunks of `{path}` do not make an array of its shape.")
 
-    def read() -> np.ndarray:
-        buffer, done = aligned_buffer(sum(chunk.nbytes for chunk in chunks)), 0
-        for chunk in chunks:
-            buffer[done : done + chunk.nbytes] = bytes_of(chunk.read())
-            done += chunk.nbytes
-        return buffer.view(chunks[0].dtype).reshape(shape)
+    return StoredArray(shape, chunks[0].dtype, functools.partial(_read_chunks, chunks, shape))
 
-    return StoredArray(shape, chunks[0].dtype, read)
+
+def _read_chunks(chunks: Sequence[StoredArray], shape: tuple[int, ...]) -> np.ndarray:
+    buffer, done = aligned_buffer(sum(chunk.nbytes for chunk in chunks)), 0
+    for chunk in chunks:
+        buffer[done : done + chunk.nbytes] = bytes_of(chunk.read())
+        done += chunk.nbytes
+    return buffer.view(chunks[0].dtype).reshape(shape)
 
 
 def msgpack_parts(tensors: Mapping[str, StoredArray]) -> Iterator[bytes | Part]:

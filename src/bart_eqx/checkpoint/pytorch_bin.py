@@ -2,6 +2,7 @@
 `weights_only=True`, where it is installed. Nothing else is asked of torch.
 """
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -73,9 +74,10 @@ def _array(torch: Any, path: Path, name: object, tensor: Any) -> StoredArray:
         raise UnsupportedCheckpointError(
             f"{path}: `{name}` must be a dense array of {', '.join(_DTYPES)}. Got {dtype}, {tensor.layout}."
         )
+    shape = tuple(tensor.shape)
+    return StoredArray(shape, dtype_named(dtype), functools.partial(_read, torch, tensor, shape, dtype_named(dtype)))
 
-    def read() -> np.ndarray:
-        content = tensor.detach().reshape(-1).view(torch.uint8).numpy()  # NumPy has no bfloat16 to convert to
-        return content.view(dtype_named(dtype)).reshape(tuple(tensor.shape)).copy()
 
-    return StoredArray(tuple(tensor.shape), dtype_named(dtype), read)
+def _read(torch: Any, tensor: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    content = tensor.detach().reshape(-1).view(torch.uint8).numpy()  # NumPy has no bfloat16 to convert to
+    return content.view(dtype).reshape(shape).copy()

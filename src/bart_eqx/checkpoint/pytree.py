@@ -20,7 +20,7 @@ from .errors import MismatchError
 from .finite import checked
 from .match import HEADS, Match, canonical, match, widest_float
 from .names import bare, flatten, to_flax_leaf, unflatten
-from .stored import StoredArray, in_memory
+from .stored import StoredArray, ahead, in_memory
 
 
 Model = TypeVar("Model", bound=eqx.Module)
@@ -134,9 +134,12 @@ def fill(
         )
 
     dtype = _dtype(matched, dtype)
-    filled: dict[str, jax.Array] = {}
-    for name, array in matched.arrays.items():
-        filled[name] = jnp.asarray(checked(name, array, np.dtype(dtype), allow_nonfinite=allow_nonfinite).read())
+    arrays = {
+        name: checked(name, array, np.dtype(dtype), allow_nonfinite=allow_nonfinite)
+        for name, array in matched.arrays.items()
+    }
+    # On the CPU, `device_put` takes an aligned array as it is; `jnp.asarray` copies it.
+    filled = dict(zip(arrays, map(jax.device_put, ahead(lambda name: arrays[name].read(), arrays)), strict=True))
     if matched.initialised:
         new = _initialise(build, matched.initialised, jr.key(0) if key is None else key)
         filled |= {name: leaf if leaf.dtype == jnp.int8 else leaf.astype(dtype) for name, leaf in new.items()}

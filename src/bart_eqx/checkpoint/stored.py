@@ -1,10 +1,14 @@
 """Arrays of which the shape is known, and whose numbers are read when they are asked for, one array at a time."""
 
+import collections
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -12,9 +16,12 @@ import numpy as np
 from .errors import DamagedFileError
 
 
+T = TypeVar("T")
+
 MAX_RANK = 8
 _MAX_BYTES = 2**62  # NumPy counts in 63 bits
-_TILE = 128  # rows and columns
+_TILE, _PADDING = 256, 16  # rows and columns
+_THREADS = 3
 _ALIGNMENT = 64  # bytes; from there JAX takes an array on the CPU as it is, and copies others
 
 
@@ -23,7 +30,8 @@ class StoredArray:
     """An array in a file or in memory.
 
     Nothing is allocated for it before `read`, so that whatever its header can prove wrong costs nothing. `T` and
-    `astype` are of the same kind, and just as lazy.
+    `then` are of the same kind, and just as lazy. (What `read` calls is no function inside another one: the checks of
+    such a signature are written anew for each array, and took a third of a conversion.)
     """
 
     shape: tuple[int, ...]
@@ -57,24 +65,23 @@ def in_memory(array: np.ndarray) -> StoredArray:
 
 def in_file(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> StoredArray:
     """The array that begins at `offset`, in C order. The file must stay as it is until it is read."""
-    state = _state(path)
+    return StoredArray(shape, dtype, functools.partial(_read, path, offset, shape, dtype, _state(path)))
 
-    def read() -> np.ndarray:
-        buffer = aligned_buffer(math.prod(shape) * dtype.itemsize)
-        try:
-            with path.open("rb", buffering=0) as file:
-                file.seek(offset)
-                done = 0
-                while done < len(buffer) and (count := file.readinto(buffer.data[done:])):
-                    done += count
-            changed = done < len(buffer) or _state(path) != state
-        except OSError as error:
-            raise DamagedFileError(f"{path} cannot be read any more ({error.strerror}): is the disk sound?") from None
-        if changed:
-            raise DamagedFileError(f"{path} was changed while it was read: wait for whoever writes it, and try again.")
-        return buffer.view(dtype).reshape(shape)
 
-    return StoredArray(shape, dtype, read)
+def _read(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, state: tuple[int, ...]) -> np.ndarray:
+    buffer = aligned_buffer(math.prod(shape) * dtype.itemsize)
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            done = 0
+            while done < len(buffer) and (count := file.readinto(buffer.data[done:])):
+                done += count
+        changed = done < len(buffer) or _state(path) != state
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read any more ({error.strerror}): is the disk sound?") from None
+    if changed:
+        raise DamagedFileError(f"{path} was changed while it was read: wait for whoever writes it, and try again.")
+    return buffer.view(dtype).reshape(shape)
 
 
 def _state(path: Path) -> tuple[int, ...]:
@@ -106,12 +113,32 @@ def bytes_of(array: np.ndarray) -> np.ndarray:
 
 
 def _in_c_order(matrix: np.ndarray) -> np.ndarray:
-    """A copy, tile by tile: a transposed matrix takes half the time so (measured: 1.4 against 0.75 GB/s)."""
+    """A copy, by tiles that are first brought together in memory: rows of a large matrix lie on pages of their own, and
+    at distances that share their place in the cache (measured, transposed: 1.9 GB/s, and 0.46 in one go)."""
     copy = aligned_buffer(matrix.nbytes).view(matrix.dtype).reshape(matrix.shape)
-    for row in range(0, matrix.shape[0], _TILE):
-        for column in range(0, matrix.shape[1], _TILE):
-            copy[row : row + _TILE, column : column + _TILE] = matrix[row : row + _TILE, column : column + _TILE]
+    together = np.empty((_TILE, _TILE + _PADDING), matrix.dtype)
+    for column in range(0, matrix.shape[1], _TILE):
+        for row in range(0, matrix.shape[0], _TILE):
+            tile = matrix[row : row + _TILE, column : column + _TILE].T
+            near = together[: tile.shape[0], : tile.shape[1]]
+            near[...] = tile
+            copy[row : row + _TILE, column : column + _TILE] = near.T
     return copy
+
+
+def ahead(make: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
+    """What `make` makes of each name, in order: the next ones are made while one is used."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        waiting: collections.deque[Future[T]] = collections.deque()
+        try:
+            for name in names:
+                waiting.append(pool.submit(make, name))
+                if len(waiting) == _THREADS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def equal(one: StoredArray, other: StoredArray) -> bool:

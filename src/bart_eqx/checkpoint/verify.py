@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 
 import numpy as np
+from beartype import beartype
 
+from ..lazy_beartype import CONF
 from .errors import SourceNotFoundError, VerificationError
 from .files import WEIGHT_FILES
 from .folder import load
@@ -45,6 +47,7 @@ class Verification:
         )
 
 
+@beartype(conf=CONF)
 def verify(folder: Path) -> Verification:
     """Check a folder: the hashes of its files, its shapes and numbers, and a forward pass.
 

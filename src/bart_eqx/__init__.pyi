@@ -1,0 +1,20 @@
+from . import training as training
+from .checkpoint.errors import CheckpointError as CheckpointError
+from .checkpoint.folder import from_pretrained as from_pretrained, save_pretrained as save_pretrained
+from .checkpoint.pytree import from_flax as from_flax, to_flax as to_flax
+from .config import BartConfig as BartConfig
+from .generation.generate import GenerationResult as GenerationResult, generate as generate
+from .generation.stream import stream as stream
+from .generation_config import GenerationConfig as GenerationConfig
+from .model.attention import AbstractAttention as AbstractAttention, BartAttention as BartAttention
+from .model.bart import BartModel as BartModel
+from .model.cache import DecoderCache as DecoderCache, KVCache as KVCache
+from .model.causal_lm import BartForCausalLM as BartForCausalLM
+from .model.conditional_generation import BartForConditionalGeneration as BartForConditionalGeneration
+from .model.layers import AbstractLinear as AbstractLinear
+from .model.masks import shift_tokens_right as shift_tokens_right
+from .model.quantized import quantize as quantize
+from .model.question_answering import BartForQuestionAnswering as BartForQuestionAnswering
+from .model.sequence_classification import BartForSequenceClassification as BartForSequenceClassification
+
+__version__: str
