@@ -59,6 +59,8 @@ def mismatch(case: dict[str, Any], **more: Any) -> str | None:
         **arrays,
         **options,
     )
+    if not result.finite.all():
+        return f"finite {result.finite.tolist()}"
     expected = np.array(case["sequences"])
     ours = np.asarray(result.sequences)
     width = expected.shape[1]

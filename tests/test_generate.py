@@ -1,5 +1,6 @@
 """`generate` and `stream`: what holds for every search, whatever the reference does."""
 
+import functools
 import itertools
 import logging
 from pathlib import Path
@@ -22,6 +23,7 @@ from bart_eqx.generation.beams import Candidates
 from bart_eqx.generation.limits import Limits
 from bart_eqx.generation.plan import make_plan
 from bart_eqx.model.outputs import BaseModelOutput
+from bart_eqx.typing import Array
 from generation_cases import cases, mismatch
 from support import configured, precision, ragged_inputs, random_model
 
@@ -641,7 +643,24 @@ def test_bad_inputs(model: Model, causal: bart_eqx.BartForCausalLM) -> None:
 def test_scores_that_are_nan_end(model: Model, search: dict) -> None:
     """Weights that are NaN are refused when they are read; scores that are NaN all the same end with the length."""
     broken = eqx.tree_at(lambda m: m.final_logits_bias, model, model.final_logits_bias * jnp.nan)
-    assert bart_eqx.generate(broken, np.full((2, 3), 5), max_length=6, **search).sequences.shape == (2, 6)
+    result = bart_eqx.generate(broken, np.full((2, 3), 5), max_length=6, **search)
+    assert result.sequences.shape == (2, 6) and not result.finite.any()
+
+
+@pytest.mark.parametrize("search", [dict(), dict(num_beams=2), dict(prompt_lookup_num_tokens=2)])
+def test_a_row_whose_scores_are_nan(model: Model, search: dict) -> None:
+    """Only it is told, and not once it has ended."""
+    source = np.full((2, 3), 5)
+
+    def spoil(logits: Array, tokens: Array, length: Array) -> Array:
+        second = jnp.arange(logits.shape[0])[:, None, None] == 1
+        return jnp.where(second & (length == 3), jnp.nan, logits)
+
+    spoilt = functools.partial(generate, model, source, max_length=6, logits_processor=[spoil], **search)
+    np.testing.assert_array_equal(spoilt().finite, [True, False])
+    assert spoilt(forced_bos_token_id=2).finite.all()  # the end, before the third token
+    with pytest.raises(FloatingPointError, match="scores of the model are NaN"):
+        list(stream(model, source, max_length=6, logits_processor=[spoil]))
 
 
 def test_numbers_of_other_kinds(model: Model) -> None:

@@ -15,7 +15,7 @@ from .feeding import Beginning, Request, Writer, begin, feed_last, room_for, sco
 from .few_rows import for_few_rows
 from .limits import Limits, logger
 from .processors import LogitsProcessor, apply
-from .results import Found, Records
+from .results import Found, Records, all_numbers
 from .stages import AbstractSearchState, in_stages
 
 
@@ -71,6 +71,8 @@ class AncestralState(AbstractSearchState):
     lengths: Integer[Array, "batch beams"]
     """The same, without what follows a row's end."""
     finished: Bool[Array, "batch beams"]
+    finite: Bool[Array, "batch beams"]
+    """Whether every token was chosen among numbers."""
     cache: DecoderCache
     """Of all tokens but the last, which the next step feeds."""
     records: Records
@@ -83,6 +85,7 @@ class AncestralState(AbstractSearchState):
             length=beginning.length,
             lengths=jnp.broadcast_to(beginning.length, rows),
             finished=jnp.zeros(rows, bool),
+            finite=jnp.ones(rows, bool),
             cache=beginning.cache,
             records=records,
         )
@@ -116,6 +119,7 @@ def step(
         length=state.length + 1,
         lengths=state.lengths + ~state.finished,
         finished=state.finished | limits.is_eos(token),
+        finite=state.finite & (state.finished | all_numbers(scores)),
         cache=cache,
         records=state.records.write(state.length - prompt_length, scores, logits),
     )
@@ -148,4 +152,4 @@ def ancestral_search(
         prompt_length=prompt_length,
         steps=buffer - prompt_length,
     )
-    return Found(tokens=end.tokens, lengths=end.lengths, records=end.records)
+    return Found(tokens=end.tokens, lengths=end.lengths, finite=end.finite, records=end.records)

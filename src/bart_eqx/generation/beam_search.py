@@ -17,7 +17,7 @@ from .feeding import Beginning, Request, Writer, begin, feed_last, room_for, sco
 from .few_rows import for_few_rows
 from .limits import Limits, logger
 from .processors import DiversityPenalty, LogitsProcessor, apply
-from .results import Found, Records
+from .results import Found, Records, all_numbers
 from .stages import AbstractSearchState, in_stages
 
 
@@ -27,6 +27,8 @@ class BeamSearchState(AbstractSearchState):
     groups: tuple[BeamGroup, ...]
     length: Integer[Array, ""]
     going: Bool[Array, ""]
+    finite: Bool[Array, " batch"]
+    """Whether every token was chosen among numbers."""
     cache: DecoderCache
     """Of all tokens but the last, as they were fed: it is not reordered."""
     records: Records
@@ -100,10 +102,12 @@ def step(
     step_key = None if key is None else jr.fold_in(key, length)
 
     groups, all_scores, going, chosen, first = [], [], jnp.zeros((), bool), [], 0
+    finite = state.finite
     for group in state.groups:
         size = group.scores.shape[-1]
         told = tuple(_told(processor, chosen) for processor in processors)
         scores = apply(told, log_probs[:, first : first + size], group.tokens, length)
+        finite &= jnp.all(all_numbers(scores), axis=-1) | ~group.open
         totals = scores + group.scores[..., None]
         k = min(max(2, 1 + limits.eos.shape[0]) * size, size * totals.shape[-1])
         candidates = Candidates.best(totals, k, limits, step_key)
@@ -119,6 +123,7 @@ def step(
         groups=tuple(groups),
         length=length + 1,
         going=going,
+        finite=finite,
         cache=cache,
         records=state.records.write(length - rules.scale.prompt_length, jnp.concatenate(all_scores, axis=1), logits),
     )
@@ -156,6 +161,7 @@ def beam_search(
         groups=start_groups(beginning, rules, num_groups, dtype),
         length=beginning.length,
         going=jnp.ones((), bool),
+        finite=jnp.ones(batch, bool),
         cache=beginning.cache,
         records=Records.empty(shape, dtype, scores=output_scores, logits=output_logits),
     )
@@ -171,4 +177,5 @@ def beam_search(
     for other in others:
         first = first.joined(other)
     best = first.best(num_return_sequences)
-    return Found(best.tokens, best.lengths, best.scores, best.beam_indices, end.records)
+    finite = jnp.broadcast_to(end.finite[:, None], best.lengths.shape)
+    return Found(best.tokens, best.lengths, finite, best.scores, best.beam_indices, end.records)

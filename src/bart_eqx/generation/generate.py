@@ -1,12 +1,13 @@
 """`generate`: from a source to the tokens that the model writes about it."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Integer, PRNGKeyArray
+from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..generation_config import GenerationConfig
 from ..model.outputs import BaseModelOutput
@@ -35,6 +36,8 @@ class GenerationResult(eqx.Module):
     """The prompt and what was written; after the end, `pad_token_id`."""
     lengths: Integer[Array, "*rows"]
     """Tokens before the padding, prompt and end included."""
+    finite: Bool[Array, "*rows"]
+    """False where a token was chosen among scores that are NaN, or infinite: the sequence means nothing then."""
     scores: Float[Array, "*rows"] | None = None
     """Of beam search: the sum of the log-probabilities over a power of the tokens, `length_penalty`."""
     beam_indices: Integer[Array, "*rows steps"] | None = None
@@ -156,17 +159,15 @@ def _cut(result: GenerationResult, plan: Plan) -> GenerationResult:
     layers: Callable[..., Any] = lambda of_all, *cut: (
         None if of_all is None else tuple(x if x is None else x[..., *cut] for x in of_all)
     )
-    return GenerationResult(
+    return dataclasses.replace(
+        result,
         sequences=result.sequences[..., :length],
-        lengths=result.lengths,
-        scores=result.scores,
         beam_indices=None if result.beam_indices is None else result.beam_indices[..., :steps],
         step_scores=None if result.step_scores is None else result.step_scores[..., :steps, :],
         step_logits=None if result.step_logits is None else result.step_logits[..., :steps, :],
         cross_attentions=layers(result.cross_attentions, slice(steps), slice(src)),
         decoder_attentions=layers(result.decoder_attentions, slice(steps), slots),
         decoder_hidden_states=layers(result.decoder_hidden_states, slice(steps), slice(None)),
-        model_calls=result.model_calls,
     )
 
 
@@ -232,6 +233,7 @@ def _readable(found: Found, pad: Integer[Array, ""], padding: Integer[Array, "ba
     return GenerationResult(
         sequences=jnp.where(tokens < 0, pad, tokens),
         lengths=lengths,
+        finite=found.finite,
         scores=found.scores,
         beam_indices=found.beam_indices,
         step_scores=None if records is None else records.scores,

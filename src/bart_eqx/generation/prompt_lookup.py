@@ -19,7 +19,7 @@ from .feeding import Request, Writer, begin, feed, room_for
 from .few_rows import for_few_rows
 from .limits import Limits, logger
 from .processors import LogitsProcessor, apply, last_tokens
-from .results import Found
+from .results import Found, all_numbers
 from .stages import AbstractSearchState, in_stages
 
 
@@ -30,6 +30,8 @@ class LookupState(AbstractSearchState):
     length: Integer[Array, ""]
     lengths: Integer[Array, "batch 1"]
     finished: Bool[Array, "batch 1"]
+    finite: Bool[Array, "batch 1"]
+    """Whether every token was chosen among numbers."""
     cache: DecoderCache
     model_calls: Integer[Array, ""]
     num_tokens: int = eqx.field(static=True)
@@ -86,7 +88,8 @@ def step(
     lengths = length + jnp.arange(num_tokens + 1, dtype=jnp.int32)
     slots = jnp.arange(drafted.shape[-1])
     at_position = lambda scores, n: apply(processors, scores, jnp.where(slots < n, drafted, -1), n)
-    chosen = jnp.argmax(jax.vmap(at_position, (2, 0), 2)(logits, lengths), axis=-1).astype(jnp.int32)
+    scores = jax.vmap(at_position, (2, 0), 2)(logits, lengths)
+    chosen = jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
     ends = limits.is_eos(chosen)
     ended_before = state.finished[..., None] | ((jnp.cumsum(ends, axis=-1) - ends) > 0)
@@ -101,6 +104,7 @@ def step(
         length=length + count,
         lengths=state.lengths + jnp.sum(~ended_before & counted, axis=-1, dtype=jnp.int32),
         finished=state.finished | jnp.any(ends & ~ended_before & counted, axis=-1),
+        finite=state.finite & jnp.all(all_numbers(scores) | ended_before | ~counted, axis=-1),
         # The slots of what was not accepted are free again.
         cache=eqx.tree_at(lambda c: c.position, cache, length + count - 1),
         model_calls=state.model_calls + 1,
@@ -129,6 +133,7 @@ def prompt_lookup_search(
         length=beginning.length,
         lengths=jnp.broadcast_to(beginning.length, (batch, 1)),
         finished=jnp.zeros((batch, 1), bool),
+        finite=jnp.ones((batch, 1), bool),
         cache=beginning.cache,
         model_calls=jnp.zeros((), jnp.int32),
         num_tokens=num_tokens,
@@ -143,4 +148,4 @@ def prompt_lookup_search(
         steps=buffer - prompt_length,
     )
     calls = jnp.broadcast_to(end.model_calls, (batch,))
-    return Found(tokens=end.tokens[..., :buffer], lengths=end.lengths, model_calls=calls)
+    return Found(tokens=end.tokens[..., :buffer], lengths=end.lengths, finite=end.finite, model_calls=calls)

@@ -4,9 +4,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from ..typing import Array
+
+
+def all_numbers(scores: Float[Array, "*rows vocab"]) -> Bool[Array, "*rows"]:
+    """Whether a token can be chosen: no score is NaN, or infinite and not barred (which is negative infinity)."""
+    return jnp.all(scores < jnp.inf, axis=-1)
 
 
 class Found(eqx.Module):
@@ -15,6 +20,8 @@ class Found(eqx.Module):
     tokens: Integer[Array, "batch found buffer"]
     lengths: Integer[Array, "batch found"]
     """Slots that are taken, padding before the prompt included."""
+    finite: Bool[Array, "batch found"]
+    """Whether `all_numbers` held at every step."""
     scores: Float[Array, "batch found"] | None = None
     beam_indices: Integer[Array, "batch found steps"] | None = None
     records: "Records | None" = None

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Integer, PRNGKeyArray
+from jaxtyping import Bool, Integer, PRNGKeyArray
 
 from ..typing import Array, HostArray, Mask
 from .ancestral import AbstractChoice, AncestralState, step
@@ -35,6 +35,7 @@ def stream(
 
     Raises:
         TypeError: as `generate`; at the call, not at the first token.
+        FloatingPointError: if a token would be chosen among scores that are NaN, or infinite.
         ValueError: as `generate`; and for beam search and prompt lookup, whose tokens are not decided one by one.
     """
     plan = make_plan(model, input_ids, attention_mask, key=key, **arguments)
@@ -53,7 +54,11 @@ def _tokens(model: Writer, plan: Plan) -> Iterator[Integer[Array, "*rows"]]:
     unchanged = (model, padding, plan.processors, plan.choice, plan.limits, plan.prompt_length)
     going = True
     while going:
-        state, token, more = _next(unchanged, state)
+        state, token, more, finite = _next(unchanged, state)
+        if not finite:
+            raise FloatingPointError(
+                "A token cannot be chosen: scores of the model are NaN or infinite. Look at its weights and its dtype."
+            )
         yield plan.with_batch_axes(token)
         going = bool(more)
 
@@ -75,8 +80,8 @@ def _next(
         Writer, Integer[Array, "batch 1"] | None, tuple[LogitsProcessor, ...], AbstractChoice, Limits, int
     ],
     state: AncestralState,
-) -> tuple[AncestralState, Integer[Array, "batch beams"], Array]:
+) -> tuple[AncestralState, Integer[Array, "batch beams"], Bool[Array, ""], Bool[Array, ""]]:
     model, padding, processors, choose, limits, prompt_length = unchanged
     state = step(model, state, padding, processors, choose, limits, prompt_length)
     token = jax.lax.dynamic_index_in_dim(state.tokens, state.length - 1, axis=-1, keepdims=False)
-    return state, token, jnp.asarray(state.going(limits))
+    return state, token, state.going(limits), jnp.all(state.finite)
