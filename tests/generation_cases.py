@@ -59,7 +59,8 @@ def mismatch(case: dict[str, Any], **more: Any) -> str | None:
         **arrays,
         **options,
     )
-    if not result.finite.all():
+    # There, a barred end is raised by its absolute value: by infinity.
+    if not result.finite.all() and "exponential_decay_length_penalty" not in case["options"]:
         return f"finite {result.finite.tolist()}"
     expected = np.array(case["sequences"])
     ours = np.asarray(result.sequences)

@@ -393,7 +393,7 @@ def test_safetensors(count: int, tmp_path: Path) -> None:
     outcomes.check(count, reasons=8)
 
 
-@few(200, 2000)
+@few(200, 2500)
 def test_json(count: int, tmp_path: Path) -> None:
     rng, outcomes, path = np.random.default_rng(count), Outcomes(), tmp_path / "config.json"
     fields = json.loads((REFERENCES / "converted/config.json").read_bytes())
@@ -403,7 +403,7 @@ def test_json(count: int, tmp_path: Path) -> None:
     outcomes.check(count, reasons=4)
 
 
-@few(200, 2000)
+@few(200, 2500)
 def test_index(count: int, tmp_path: Path) -> None:
     """An index, and its shards of either format, of which one is changed."""
     rng, outcomes = np.random.default_rng(count), Outcomes()
