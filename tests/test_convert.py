@@ -148,6 +148,7 @@ def test_convert_needs_one_thing_to_do() -> None:
             main(arguments)
 
 
+@pytest.mark.slow
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "demo"
     assert demo(["40217", "1,066", "-o", str(folder)]) == 0

@@ -53,8 +53,8 @@ def test_stages(steps: int, ends: list[int]) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        pytest.param(OPTIONS, id="beams"),
-        pytest.param(dict(max_length=14, min_length=9), id="greedy", marks=pytest.mark.slow),
+        pytest.param(dict(max_length=14, min_length=9), id="greedy"),
+        pytest.param(OPTIONS, id="beams", marks=pytest.mark.slow),
         pytest.param(dict(max_length=14, prompt_lookup_num_tokens=2), id="lookup", marks=pytest.mark.slow),
     ],
 )

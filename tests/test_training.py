@@ -103,9 +103,8 @@ def test_of_a_model(model: bart_eqx.BartForConditionalGeneration) -> None:
     assert all(relative_error(one, other) < 2e-5 for one, other in leaves if jnp.any(other))
 
 
-@pytest.mark.parametrize(
-    "cls", [bart_eqx.BartForConditionalGeneration, pytest.param(bart_eqx.BartForCausalLM, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [bart_eqx.BartForConditionalGeneration, bart_eqx.BartForCausalLM])
 def test_rematerialise(cls: Any) -> None:
     """Outputs and gradients as without, in training mode too; and less is kept for the backward pass."""
     rates = dict(dropout=0.2, attention_dropout=0.2, activation_dropout=0.2, decoder_layerdrop=0.5)
