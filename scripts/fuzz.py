@@ -7,12 +7,14 @@ Starts from small files of the tests. Whatever a reader raises but a `Checkpoint
 libFuzzer's, what takes seconds or more than 512 MB.
 """
 
+import importlib
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
-import atheris  # pyright: ignore[reportMissingImports]
 
+atheris: Any = importlib.import_module("atheris")
 
 with atheris.instrument_imports(include=["bart_eqx.checkpoint", "bart_eqx.config"]):
     from bart_eqx.checkpoint.errors import CheckpointError

@@ -20,7 +20,16 @@ from safetensors.numpy import load_file, save_file
 
 import bart_eqx
 from bart_eqx.checkpoint import errors
-from bart_eqx.convert import convert, main
+from bart_eqx.checkpoint.errors import (
+    ConfigurationError,
+    DamagedFileError,
+    NonFiniteError,
+    UnsupportedCheckpointError,
+)
+from bart_eqx.checkpoint.finite import checked
+from bart_eqx.checkpoint.source import _of_address
+from bart_eqx.checkpoint.stored import in_memory
+from bart_eqx.convert import convert, default_target, main
 from support import configured, random_model, write_file
 
 
@@ -353,6 +362,87 @@ class TestSources:
         done = convert("bart-base", "target")
         assert (done.source, done.repository, done.commit) == ("bart-base", None, None)
 
+    @pytest.mark.parametrize(
+        ("address", "found"),
+        [
+            ("facebook/bart-base", ("facebook/bart-base", None, None)),
+            ("facebook/bart-base/#files", ("facebook/bart-base", None, None)),
+            ("facebook/bart-base/tree/main", ("facebook/bart-base", "main", None)),
+            ("facebook/bart-base/tree/refs%2Fpr%2F3/a/b?x=y", ("facebook/bart-base", "refs/pr/3", "a/b")),
+            ("facebook/bart-base/blob/main/config.json", ("facebook/bart-base", "main", None)),
+            ("facebook/bart-base/resolve/v1/a/config.json", ("facebook/bart-base", "v1", "a")),
+        ],
+    )
+    def test_3_addresses(self, address: str, found: Any) -> None:
+        assert _of_address(address) == found
+
+    def test_names_of_targets(self, sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(sound)
+        for source in (".", "model.safetensors", str(sound), "../sound/"):
+            assert default_target(source) == Path("sound-eqx")
+        for source in ("bart-base", "facebook/bart-base", "https://huggingface.co/facebook/bart-base/tree/main"):
+            assert default_target(source) == Path("bart-base-eqx")
+
+    def test_6_a_base_model_that_says_how_it_writes(self, sound: Path, tmp_path: Path) -> None:
+        """As facebook/bart-base does, whose config.json has both."""
+        (sound / "generation_config.json").unlink()
+        fields = json.loads((sound / "config.json").read_bytes())
+        says = dict(num_beams=4, no_repeat_ngram_size=3, early_stopping=True)
+        (sound / "config.json").write_text(json.dumps(fields | says | {"architectures": ["BartModel"]}))
+        convert(sound, tmp_path / "target")
+        written = json.loads((tmp_path / "target/generation_config.json").read_bytes())
+        assert {name: written[name] for name in says} == says
+        (sound / "config.json").write_text(json.dumps(fields | {"num_beams": -1, "architectures": ["BartModel"]}))
+        done = convert(sound, tmp_path / "other")
+        assert not (tmp_path / "other/generation_config.json").exists()
+        assert "without settings of generation" in done.warnings[0] and "num_beams" in done.warnings[0]
+
+    def test_7_fields_of_no_account(self, sound: Path, tmp_path: Path) -> None:
+        fields = json.loads((sound / "config.json").read_bytes())
+        of_kobart = dict(author="x", kobart_version=2.0, do_blenderbot_90_layernorm=False, xla_device=True)
+        (sound / "config.json").write_text(json.dumps(fields | of_kobart | {"mine": 1}))
+        with pytest.raises(ConfigurationError, match="mine.*or --ignore FIELD"):
+            convert(sound, tmp_path / "target")
+        assert main([str(sound), "-o", str(tmp_path / "target"), "--ignore", "mine"]) == 0
+
+    def test_9_tokenizers(self, sound: Path, tmp_path: Path) -> None:
+        (sound / "vocab.txt").write_text("of another kind")
+        convert(sound, tmp_path / "target")
+        assert (tmp_path / "target/vocab.txt").read_text() == "of another kind"
+        (sound / "vocab.txt").unlink()
+        os.mkfifo(sound / "vocab.txt")
+        with pytest.raises(DamagedFileError, match=r"vocab.txt must be a file, and is a folder or a device"):
+            convert(sound, tmp_path / "other")
+
+    def test_15_warnings_have_an_order(self, sound: Path, tmp_path: Path) -> None:
+        arrays = load_file(sound / "model.safetensors")
+        flat = {name: np.full_like(array, 0.5) if array.ndim == 2 else array for name, array in arrays.items()}
+        write_file(sound / "model.safetensors", flat, "pt")
+        several = {convert(sound, tmp_path / str(turn)).warnings for turn in range(4)}
+        assert len(several) == 1 and len(set(*several)) == len(*several) > 10
+
+    def test_options_beside_verify(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["--verify", "demo", "--overwrite", "--to", "flax"])
+        assert "--verify takes no option but --json. Got overwrite, to" in capsys.readouterr().err
+
+    def test_a_configuration_is_no_weights(self, sound: Path, tmp_path: Path) -> None:
+        with pytest.raises(
+            UnsupportedCheckpointError, match="no file of weights, and no index of such: give its folder"
+        ):
+            convert(sound / "config.json", tmp_path / "target")
+
+    @pytest.mark.parametrize("dtype", ["float64", "int8", "foo"])
+    def test_other_dtypes(self, sound: Path, tmp_path: Path, dtype: Any) -> None:
+        with pytest.raises(TypeError, match="dtype"):
+            convert(sound, tmp_path / "target", dtype=dtype)
+
+    def test_endless_numbers(self, sound: Path, tmp_path: Path) -> None:
+        fields = json.loads((sound / "config.json").read_bytes())
+        (sound / "config.json").write_text(json.dumps(fields | {"init_std": 10**400}))
+        with pytest.raises(ConfigurationError):
+            convert(sound, tmp_path / "target")
+
     def test_subfolder(self, sound: Path, tmp_path: Path) -> None:
         done = convert(tmp_path, tmp_path / "target", subfolder="sound")
         assert done.subfolder == "sound"
@@ -387,6 +477,13 @@ class TestSources:
         convert(sound, tmp_path / "target")
         settings = bart_eqx.from_pretrained(tmp_path / "target").generation_config
         assert (settings.num_beams, settings.max_length) == (1, 20)
+
+    def test_36_a_cast_beside_nan(self) -> None:
+        """What is allowed is what was infinite before."""
+        array = in_memory(np.array([[np.nan, 1e30]], np.float32))
+        with pytest.raises(NonFiniteError, match=r"holds 1e\+30, which float16 cannot"):
+            checked("x", array, np.dtype(np.float16), allow_nonfinite=True).read()
+        assert np.isnan(checked("x", array, np.dtype(np.float32), allow_nonfinite=True).read()[0, 0])
 
     def test_36_unless_wanted(self, sound: Path, tmp_path: Path) -> None:
         tensors(lambda t: t[SHARED].__setitem__((3, 4), np.nan))(sound)

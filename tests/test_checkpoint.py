@@ -485,6 +485,11 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match="has other weights, flax_model.msgpack"):
             save_pretrained(stored, tmp_path)
 
+    def test_a_file_of_that_name(self, stored: Model, tmp_path: Path) -> None:
+        (tmp_path / "model").write_text("mine")
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            save_pretrained(stored, tmp_path / "model")
+
     def test_a_bad_disk(self, stored: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What was written is read again before it takes its name."""
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 import pytest
 from blake3 import blake3
@@ -122,6 +123,13 @@ class TestVerify:
             with pytest.raises(VerificationError, match=f"{name} has the hash .* and the Hub's is"):
                 verify(tmp_path / "snapshot")
             path.write_bytes(content)
+
+    def test_after_another_model_was_saved_there(self, converted: Path, tmp_path: Path) -> None:
+        shutil.copytree(converted, tmp_path / "target")
+        model = bart_eqx.from_pretrained(tmp_path / "target")
+        changed = eqx.tree_at(lambda m: m.model.shared.weight, model, 2 * model.model.shared.weight)
+        bart_eqx.save_pretrained(changed, tmp_path / "target")
+        assert "model.safetensors" in verify(tmp_path / "target").unrecorded
 
     def test_a_folder_of_somebody_else(self) -> None:
         found = verify(REFERENCES / "torch-classifier")

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import bart_eqx
-from bart_eqx.checkpoint import atomic_folder, weights_file
+from bart_eqx.checkpoint import atomic_folder, safetensors_file, weights_file
 from bart_eqx.checkpoint.errors import DamagedFileError, TargetError
 from bart_eqx.checkpoint.parameters import parameter_shapes
 from bart_eqx.convert import convert, main
@@ -175,7 +175,7 @@ class TestWriting:
     def test_ctrl_c(self, target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         monkeypatch.setattr(weights_file, "_write_all", lambda *_: os.kill(os.getpid(), signal.SIGINT) or time.sleep(1))
         assert main([str(NEW), "-o", str(target), "--overwrite"]) == 130
-        assert capsys.readouterr().err == "interrupted: nothing was written.\n"
+        assert capsys.readouterr().err == "interrupted: the target is as it was, or the new folder, whole.\n"
 
     def test_an_exchange_that_fails_in_the_middle(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where a system cannot exchange two folders, three renames do."""
@@ -189,7 +189,7 @@ class TestWriting:
 
         monkeypatch.setattr(sys, "platform", "other")
         monkeypatch.setattr(os, "rename", fail_once)
-        with pytest.raises(OSError, match="broken"):
+        with pytest.raises(TargetError, match="broken"):
             convert(NEW, target, overwrite=True)
         assert len(calls) == 3
 
@@ -261,7 +261,64 @@ def test_of_two_that_may_not_overwrite_one_wins(tmp_path: Path, monkeypatch: pyt
     assert content(target) == content(tmp_path / "other")
 
 
+def test_what_appears_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    """What may be replaced is looked at again when it is."""
+    target = tmp_path / "target"
+    with (
+        pytest.raises(TargetError, match="holds what no conversion writes, and would be lost: 'thesis.tex'"),
+        atomic_folder.atomic_folder(target, replaceable=["config.json"]),
+    ):
+        target.mkdir()
+        (target / "thesis.tex").write_text("years")
+    with (
+        pytest.raises(TargetError, match="has become a file meanwhile"),
+        atomic_folder.atomic_folder(tmp_path / "other", replaceable=["config.json"]),
+    ):
+        (tmp_path / "other").write_text("a file")
+    assert content(target) == {"thesis.tex": b"years"} and (tmp_path / "other").read_text() == "a file"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "target"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_disk_without_locks(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    convert(OLD, tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+
+
+def test_a_file_that_is_replaced_before_its_arrays_are_read(tmp_path: Path) -> None:
+    """Both are sound, and of one size; the head is the one's, and the numbers would be the other's."""
+    one, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
+    write_file(one, {"x": np.zeros(4, np.float32), "y": np.ones(4, np.float32)}, "pt")
+    write_file(other, {"x": np.ones(4, np.float32), "y": np.zeros(4, np.float32)}, "pt")
+    opened = safetensors_file.safe_open
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(safetensors_file, "safe_open", lambda *a, **k: (os.replace(other, one), opened(*a, **k))[1])
+        arrays = safetensors_file.read_safetensors(one)
+    with pytest.raises(DamagedFileError, match="was changed while it was read"):
+        arrays["x"].read()
+
+
 class TestTargets:
+    def test_where_you_are(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(target)
+        with pytest.raises(TargetError, match="is where you are"):
+            convert(NEW, ".", overwrite=True)
+
+    def test_a_folder_that_may_not_be_looked_into(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(path: Path) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "iterdir", refuse)
+            with pytest.raises(TargetError, match="cannot be looked into"):
+                atomic_folder.check_target(target, overwrite=True, replaceable=())
+        with pytest.raises(TargetError, match="cannot be a folder"):
+            convert(NEW, "~nobody-of-that-name/x")
+
     def test_a_link(self, target: Path, tmp_path: Path) -> None:
         """The folder that it leads to is replaced, and the link stays."""
         (tmp_path / "link").symlink_to("target")
@@ -295,7 +352,7 @@ class TestTargets:
 
     def test_what_no_conversion_wrote_is_not_lost(self, target: Path) -> None:
         (target / "thesis.tex").touch()
-        with pytest.raises(TargetError, match="holds what no conversion has written, and would be lost: 'thesis.tex'"):
+        with pytest.raises(TargetError, match="holds what no conversion writes, and would be lost: 'thesis.tex'"):
             convert(NEW, target, overwrite=True)
         assert (target / "thesis.tex").exists()
 

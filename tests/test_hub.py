@@ -5,6 +5,7 @@ The client reads its settings when it is imported, so each conversion is a proce
 """
 
 import dataclasses
+import errno
 import importlib.util
 import json
 import os
@@ -20,6 +21,7 @@ import huggingface_hub
 import pytest
 
 from bart_eqx.checkpoint.flax_msgpack import read_msgpack
+from bart_eqx.checkpoint.hub import _remember
 from bart_eqx.convert import convert
 from hub_server import (
     Act,
@@ -248,6 +250,26 @@ def test_real_size(machine: Machine, tmp_path: Path) -> None:
     record = json.loads((machine.target / "conversion.json").read_text())
     assert record["commit"] == commit_of(folder)
     assert record["read"] == {"flax_model.msgpack": weights.stat().st_size}
+
+
+def test_a_cache_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it does not remember is asked for again."""
+    snapshot = tmp_path / "models--a--b/snapshots" / ("c" * 40)
+    ref = tmp_path / "models--a--b/refs/main"
+    snapshot.mkdir(parents=True)
+    _remember(snapshot, "main")
+    assert ref.read_text() == "c" * 40
+    replaced: list[Any] = []
+
+    def refuse(*paths: Any) -> None:
+        replaced.append(paths)
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    _remember(snapshot, "main")  # which it knows
+    assert not replaced
+    _remember(snapshot.with_name("d" * 40), "main")
+    assert replaced and ref.read_text() == "c" * 40
 
 
 class TestWithoutTheHub:

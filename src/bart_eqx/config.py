@@ -17,10 +17,11 @@ ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "s
 _HARMLESS = frozenset(
     # bookkeeping
     "_name_or_path _num_labels architectures attn_implementation _attn_implementation "
-    "_attn_implementation_autoset bos_token_ids dtype eos_token_ids finetuning_task gradient_checkpointing "
-    "label2id max_source_length max_target_length model_type output_past prefix problem_type replacing_rate "
+    "_attn_implementation_autoset author bos_token_ids dtype eos_token_ids finetuning_task gradient_checkpointing "
+    "kobart_version label2id mask_token_id max_source_length max_target_length model_type output_past prefix "
+    "problem_type replacing_rate "
     "save_step student_decoder_layers student_encoder_layers task_specific_params tf_legacy_loss tokenizer_class "
-    "torch_dtype torchscript transformers_version use_bfloat16 use_cache "
+    "torch_dtype torchscript transformers_version unk_token_id use_bfloat16 use_cache xla_device "
     # what a call returns, chosen here by the call's own arguments
     "output_attentions output_hidden_states return_dict "
     # superseded names that transformers itself no longer reads
@@ -40,6 +41,7 @@ _MAX_LABELS = 1_000_000  # each has a name, even where the file has none
 _FIXED: Mapping[str, tuple[Any, ...]] = {
     "add_bias_logits": (False,),
     "add_final_layer_norm": (False,),
+    "do_blenderbot_90_layernorm": (False,),
     "extra_pos_embeddings": (2,),
     "normalize_before": (False,),
     "normalize_embedding": (True,),
@@ -175,7 +177,7 @@ class BartConfig:
         if unknown := sorted(fields.keys() - own.keys() - _HARMLESS - _FIXED.keys()):
             raise ValueError(
                 f"config.json holds fields that are not known to BART: {', '.join(unknown)}. If they do not change "
-                f"what the network computes, pass BartConfig.from_dict(..., ignore={unknown})."
+                f"what the network computes, pass BartConfig.from_dict(..., ignore={unknown[:5]}), or --ignore FIELD."
             )
 
         known = {name: value for name, value in fields.items() if name in own}

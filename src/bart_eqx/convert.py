@@ -5,16 +5,25 @@ The arrays go from file to file one by one; no model is built, and no accelerato
 
 import argparse
 import collections
+import io
 import sys
+from collections.abc import Collection
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 from beartype import beartype
 
 from .checkpoint.atomic_folder import atomic_folder, check_room, check_target
 from .checkpoint.embeddings import resolve
-from .checkpoint.errors import CheckpointError, MismatchError, printable
+from .checkpoint.errors import (
+    CheckpointError,
+    ConfigurationError,
+    MismatchError,
+    TargetError,
+    VerificationError,
+    printable,
+)
 from .checkpoint.files import Format, total_size
 from .checkpoint.finite import checked
 from .checkpoint.match import BIAS, Match, match, widest_float
@@ -22,24 +31,25 @@ from .checkpoint.opened import INT8, Opened, open_checkpoint
 from .checkpoint.parameters import WRITERS, int8_parameters, parameter_shapes
 from .checkpoint.progress import progress_bar
 from .checkpoint.record import CARD, RECORD, Conversion
-from .checkpoint.source import ALIASES, DEMO, find
+from .checkpoint.source import ALIASES, DEMO, find, repository_of
 from .checkpoint.stored import StoredArray, dtype_named
-from .checkpoint.tokenizer import TOKENIZER_FILES, tokens_beyond
+from .checkpoint.tokenizer import TOKENIZER_FILES, tokenizer_files, tokens_beyond
 from .checkpoint.weights_file import hash_of_file
 from .checkpoint.written import (
     WEIGHTS,
     Layout,
     config_fields,
-    copy_file,
     laid_out,
+    write_bytes,
     write_json,
     write_text,
     write_weights,
 )
+from .generation_config import GenerationConfig
 from .lazy_beartype import CONF
 
 
-DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Literal["float32", "bfloat16", "float16"]
 _OUTPUTS = {"config.json", "generation_config.json", RECORD, CARD, *TOKENIZER_FILES, *WEIGHTS.values()}
 # Fields of config.json that no network depends on, and that its users do.
 _KEPT = ("finetuning_task", "max_source_length", "max_target_length", "prefix", "problem_type")
@@ -54,10 +64,11 @@ def convert(
     revision: str | None = None,
     subfolder: str | None = None,
     prefer: Format | None = None,
-    dtype: str | None = None,
+    dtype: Dtype | None = None,
     to: Layout = "safetensors",
     overwrite: bool = False,
     allow_nonfinite: bool = False,
+    ignore: Collection[str] = (),
 ) -> Conversion:
     """Convert a checkpoint into a folder, with its tokenizer, a model card, and a record of what was done.
 
@@ -67,10 +78,11 @@ def convert(
         revision: A branch, tag or commit on the Hub.
         subfolder: Of the source.
         prefer: The format to read, where there are several.
-        dtype: Of the written parameters, one of `DTYPES`; by default the widest that the source has.
+        dtype: Of the written parameters, by default the widest that the source has.
         to: `"safetensors"` for transformers' PyTorch and for bart_eqx, or `"flax"` for transformers' Flax.
         overwrite: Replace `target`, in one step, if it holds nothing but what a conversion writes.
         allow_nonfinite: Convert weights that are NaN or infinite, too.
+        ignore: Fields of config.json that are not known, and that change nothing.
 
     Raises:
         CheckpointError: one of its kinds, if the source cannot be read, or the target not written. The source is never
@@ -79,13 +91,13 @@ def convert(
     target = check_target(Path(target), overwrite=overwrite, replaceable=_OUTPUTS, source=_folder_of(source))
     found = find(source, revision=revision, subfolder=subfolder, prefer=prefer)
     check_target(target, overwrite=overwrite, replaceable=_OUTPUTS, source=found.folder)
-    opened = open_checkpoint(found)
+    opened = open_checkpoint(found, ignore=ignore)
     class_name = opened.class_name()
-    generation_config = opened.generation_config() if class_name in WRITERS else None
-    beyond = tokens_beyond(found.folder, opened.config.vocab_size)
-    warnings = (
-        [f"tokens without an embedding, {', '.join(map(repr, beyond[:5]))}: no model takes them"] if beyond else []
-    )
+    warnings: list[str] = []
+    generation_config = _generation_config(opened, class_name, warnings)
+    tokenizer = tokenizer_files(found.folder)
+    if beyond := tokens_beyond(found.folder, opened.config.vocab_size):
+        warnings.append(f"tokens without an embedding, {', '.join(map(repr, beyond[:5]))}: no model takes them")
 
     try:
         matched = _matched(opened, class_name)
@@ -98,7 +110,7 @@ def convert(
         tensors = laid_out(arrays, to, tied=opened.config.tie_word_embeddings)
         size = sum(array.nbytes for array in tensors.values())
         check_room(target, size)
-        with atomic_folder(target, overwrite=overwrite) as folder:
+        with atomic_folder(target, replaceable=_OUTPUTS if overwrite else None) as folder:
             with progress_bar("writing", size) as progress:
                 weights_hash = write_weights(folder / WEIGHTS[to], tensors, to, progress)
             fields = {name: opened.fields[name] for name in _KEPT if name in opened.fields} | opened.config.to_dict()
@@ -106,9 +118,8 @@ def convert(
             write_json(folder / "config.json", config_fields(class_name, fields, tensors))
             if generation_config is not None:
                 write_json(folder / "generation_config.json", generation_config.to_dict())
-            for name in TOKENIZER_FILES:
-                if (found.folder / name).exists():
-                    copy_file(found.folder / name, folder / name)
+            for name, content in tokenizer.items():
+                write_bytes(folder / name, content)
             hashes = {
                 path.name: {"size": path.stat().st_size, "blake3": hash_of_file(path)}
                 for path in sorted(folder.iterdir())
@@ -131,24 +142,46 @@ def convert(
                 unexpected=matched.dropped,
                 embedding=matched.tables.found,
                 tables=_tables(opened, matched, class_name),
-                warnings=tuple(warnings),
+                warnings=tuple(sorted(set(warnings))),  # they come from several threads
                 written={WEIGHTS[to]: weights} | hashes,
             )
             write_text(folder / RECORD, done.to_json())
             write_text(folder / CARD, done.card())
     except CheckpointError as error:
-        where = "" if str(target) in str(error) or str(found.folder) in str(error) else f"{found.first}: "
+        named = any(str(path) in str(error) for path in (target, found.first, *opened.files))
+        where = "" if named or isinstance(error, TargetError | VerificationError) else f"{found.first}: "
         raise type(error)(f"{where}{error}") from None
     return done
 
 
 def _folder_of(source: str | Path) -> Path | None:
     """The folder that the source is, or is in, if it is on this machine."""
-    path = Path(source).expanduser()
     try:
+        path = Path(source).expanduser()
         return path if path.is_dir() else path.parent if path.is_file() else None
-    except OSError:  # a name too long
+    except (OSError, RuntimeError, ValueError):  # no name of a file: `find` says what is wrong with it
         return None
+
+
+def _generation_config(opened: Opened, class_name: str, warnings: list[str]) -> GenerationConfig | None:
+    """Also of a model that does not write, if it says how: facebook/bart-base calls itself a `BartModel`, and is loaded
+    as one that writes."""
+    try:
+        found = opened.generation_config()
+    except ConfigurationError as error:
+        if class_name in WRITERS:
+            raise
+        warnings.append(f"without settings of generation, which cannot be read: {error}")
+        return None
+    said = class_name in WRITERS or found != GenerationConfig.from_model_config(opened.config)
+    return found if said else None
+
+
+def default_target(source: str) -> Path:
+    """A folder here that is called as the source is."""
+    if (folder := _folder_of(source)) is not None:
+        return Path(f"{folder.resolve().name}-eqx")
+    return Path(f"{repository_of(source).rpartition('/')[2]}-eqx")
 
 
 def _matched(opened: Opened, class_name: str) -> Match:
@@ -189,24 +222,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--revision", help="a branch, tag or commit on the Hub")
     parser.add_argument("--subfolder", help="of the source")
     parser.add_argument("--prefer", choices=get_args(Format), help="format to read, where there are several")
-    parser.add_argument("--dtype", choices=DTYPES, help="default: as in the checkpoint")
+    parser.add_argument("--dtype", choices=get_args(Dtype), help="default: as in the checkpoint")
     parser.add_argument("--to", choices=get_args(Layout), default="safetensors", help="format of the weights")
     parser.add_argument("--overwrite", action="store_true", help="replace FOLDER, when the new one is complete")
     parser.add_argument("--allow-nonfinite", action="store_true", help="convert NaN and infinite weights, too")
+    parser.add_argument(
+        "--ignore", action="append", default=[], metavar="FIELD", help="of config.json, not known, and changes nothing"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--verify", type=Path, metavar="FOLDER", help="convert nothing; check a folder")
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show
     if (options.source is None) == (options.verify is None):
         parser.error("give a SOURCE to convert, or --verify FOLDER")
+    given = sorted(name for name, value in vars(options).items() if value != parser.get_default(name))
+    if options.verify is not None and (others := [name for name in given if name not in ("verify", "json")]):
+        parser.error(f"--verify takes no option but --json. Got {', '.join(others)}")
     try:
         if options.verify is not None:
             from .checkpoint.verify import verify
 
-            done = verify(options.verify)
+            done = verify(options.verify.expanduser())
         else:
             done = convert(
                 options.source,
-                options.output or Path(f"{Path(options.source).name}-eqx"),
+                options.output or default_target(options.source),
                 revision=options.revision,
                 subfolder=options.subfolder,
                 prefer=options.prefer,
@@ -214,12 +255,13 @@ def main(arguments: list[str] | None = None) -> int:
                 to=options.to,
                 overwrite=options.overwrite,
                 allow_nonfinite=options.allow_nonfinite,
+                ignore=options.ignore,
             )
     except CheckpointError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: nothing was written.", file=sys.stderr)
+        print("interrupted: the target is as it was, or the new folder, whole.", file=sys.stderr)
         return 130
     print(done.to_json() if options.json else done, end="" if options.json else "\n")
     return 0

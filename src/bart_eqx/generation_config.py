@@ -216,7 +216,7 @@ def _shared_with_model_config() -> set[str]:
 
 def _without_refused(fields: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in fields.items():
-        if name in _REFUSED and value not in (None, False, _OFF.get(name)):
+        if name in _REFUSED and value not in (None, False, [], _OFF.get(name)):
             raise ValueError(f"`{name}={value!r}` is not implemented: {_REFUSED[name]}.")
     return {name: value for name, value in fields.items() if name not in _REFUSED}
 

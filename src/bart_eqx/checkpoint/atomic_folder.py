@@ -39,11 +39,10 @@ def check_target(target: Path, *, overwrite: bool, replaceable: Collection[str],
     Raises:
         TargetError: if it exists, or has files of another kind, or is the source, or cannot be written.
     """
-    target = target.expanduser()
     try:
-        target = target.resolve()
+        target = target.expanduser().resolve()
         exists = target.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long; a loop of links; a zero byte
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long; a loop of links; nobody's home; a zero byte
         raise TargetError(f"{str(target)!r:.200} cannot be a folder ({error}): take another with -o.") from None
     if source is not None and exists and (target.samefile(source) or source.resolve().is_relative_to(target)):
         raise TargetError(f"{target} is the source itself, or holds it: take another folder with -o.")
@@ -51,17 +50,28 @@ def check_target(target: Path, *, overwrite: bool, replaceable: Collection[str],
         raise TargetError(f"{target} is a file, and a folder is to be written: take another with -o.")
     if exists and not overwrite:
         raise TargetError(f"{target} exists: take another folder with -o, or --overwrite.")
-    if exists and (others := sorted(entry.name for entry in target.iterdir() if entry.name not in replaceable)):
-        raise TargetError(
-            f"{target} holds what no conversion has written, and would be lost: {', '.join(map(repr, others[:5]))}"
-            f"{', ...' if len(others) > 5 else ''}. Take another folder with -o, or remove them."
-        )
+    if exists:
+        _check_replaceable(target, target, replaceable)
+        if Path.cwd().is_relative_to(target) or os.path.ismount(target):
+            raise TargetError(f"{target} is where you are, or a disk of its own: take another folder with -o.")
     parent = next(folder for folder in target.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise TargetError(f"Nothing may be written in {parent}: take a folder elsewhere, or see to its permissions.")
     if len(os.fsencode(target.name)) > 255:
         raise TargetError(f"{target.name[:40]!r}... is longer than a name may be: take another folder with -o.")
     return target
+
+
+def _check_replaceable(folder: Path, name: Path, replaceable: Collection[str]) -> None:
+    try:
+        others = sorted(entry.name for entry in folder.iterdir() if entry.name not in replaceable)
+    except OSError as error:
+        raise TargetError(f"{name} cannot be looked into ({error.strerror}): take another folder with -o.") from None
+    if others:
+        raise TargetError(
+            f"{name} holds what no conversion writes, and would be lost: {', '.join(map(repr, others[:5]))}"
+            f"{', ...' if len(others) > 5 else ''}. Take another folder with -o, or remove them."
+        )
 
 
 def check_room(folder: Path, wanted: int) -> None:
@@ -77,11 +87,15 @@ def check_room(folder: Path, wanted: int) -> None:
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
+def atomic_folder(target: Path, *, replaceable: Collection[str] | None = None) -> Iterator[Path]:
     """A folder to write into, which becomes `target` when the block ends. If it fails, nothing is left of it.
 
+    Args:
+        target: The folder to make.
+        replaceable: Names of the only files that may be lost with one of the same name; without, none is replaced.
+
     Raises:
-        TargetError: if it cannot be written, or another process has made `target` meanwhile.
+        TargetError: if it cannot be written, or `target` is not what may be replaced by then.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,29 +113,38 @@ def atomic_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
                 f"{target} cannot be written ({error.strerror}): make room, or take another disk. "
                 + ("The folder that is there is as it was." if target.exists() else "Nothing is left of it.")
             ) from error
-        if target.exists():
-            shutil.copymode(target, partial)
-        _sync(partial)
-        _publish(partial, target, overwrite)
-        _sync(target.parent)
+        try:
+            if target.exists():
+                shutil.copymode(target, partial)
+            _sync(partial)
+            _publish(partial, target, replaceable)
+            _sync(target.parent)
+        except OSError as error:
+            raise TargetError(f"{target} cannot be made ({error.strerror}): take another folder with -o.") from error
     finally:  # the folder that failed, or the one that was replaced
         shutil.rmtree(partial, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 
 
-def _publish(partial: Path, target: Path, overwrite: bool) -> None:
-    if overwrite and target.exists():
-        _exchange(partial, target)
-        return
+def _publish(partial: Path, target: Path, replaceable: Collection[str] | None) -> None:
+    if replaceable is None or not target.exists():
+        try:
+            os.rename(partial, target)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            if replaceable is None or not target.is_dir():
+                raise TargetError(f"{target} was made by somebody else meanwhile, and is left as it is.") from None
+    if not target.is_dir():
+        raise TargetError(f"{target} has become a file meanwhile, and is left as it is.")
+    _exchange(partial, target)
     try:
-        os.rename(partial, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise TargetError(f"{target} cannot be made ({error.strerror}).") from None
-        if not overwrite:
-            raise TargetError(f"{target} was made by somebody else meanwhile, and is left as it is.") from None
+        _check_replaceable(partial, target, replaceable)  # again: somebody may have put something there meanwhile
+    except TargetError:
         _exchange(partial, target)
+        raise
 
 
 def _exchange(one: Path, other: Path) -> None:
@@ -166,7 +189,7 @@ def sweep(parent: Path) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """A lock on a folder, which ends with the process. `None` on Windows, where nothing is swept."""
+    """A lock on a folder, which ends with the process. `None` where there are none, and then nothing is swept."""
     if os.name != "posix":
         return None
     import fcntl
@@ -174,7 +197,9 @@ def _lock(folder: Path) -> int | None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         os.close(descriptor)
+        if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+            return None
         raise
     return descriptor

@@ -3,12 +3,14 @@
 Each message is one line. It names the file, what was expected of it, what was found, and what to do.
 """
 
+_LONGEST = 10_000  # characters: a message names what is missing, and a file may make that endless
+
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be read or written as asked."""
 
     def __init__(self, message: str):
-        super().__init__(printable(message))
+        super().__init__(printable(message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ..."))
 
 
 def printable(text: str) -> str:

@@ -134,5 +134,7 @@ def check_is_weights(path: Path) -> None:
         raise UnsupportedCheckpointError(
             f"{path} must be one of {', '.join(_READERS)}, an index (.json), or a folder. Got {path.suffix!r}."
         )
+    if path.suffix == ".json" and not path.name.endswith(".index.json"):
+        raise UnsupportedCheckpointError(f"{path} is no file of weights, and no index of such: give its folder.")
     if path.suffix == ".bin":
         require_torch(str(path))

@@ -44,14 +44,19 @@ def _check(
             f"`{name}` has {bad:,} of {values.size:,} numbers that are NaN or infinite: no model computes with "
             "them. Take another file, or say that you want them (`--allow-nonfinite`, `allow_nonfinite=True`)."
         )
-    largest = max(-lowest, highest)
-    if finite and largest > float(ml_dtypes.finfo(dtype).max):
+    largest = max(-lowest, highest) if finite else _largest_finite(values)
+    if largest > float(ml_dtypes.finfo(dtype).max):
         raise NonFiniteError(
             f"`{name}` holds {largest:.7g}, which {dtype} cannot: take bfloat16 or float32 as its dtype."
         )
     if warnings is not None and values.ndim > 1 and name != BIAS and lowest == highest:
         warnings.append(f"all {values.size:,} numbers of `{name}` are {lowest:.7g}: was it saved before it was made?")
     return values.astype(dtype, copy=False)
+
+
+def _largest_finite(values: np.ndarray) -> float:
+    finite = (block[np.isfinite(block)] for block in _blocks(values))
+    return max(float(np.abs(block).max(initial=0)) for block in finite)
 
 
 def extrema(values: np.ndarray) -> tuple[float, float]:

@@ -18,7 +18,7 @@ import numpy as np
 from .errors import CheckpointError, DamagedFileError
 from .json_file import size_of
 from .names import unflatten
-from .stored import MAX_RANK, StoredArray, aligned_buffer, bytes_of, dtype_named, in_file
+from .stored import MAX_RANK, StoredArray, aligned_buffer, bytes_of, dtype_named, in_file, state_of
 from .weights_file import Part
 
 
@@ -66,6 +66,7 @@ class _Walk:
 
     def __init__(self, file: BinaryIO, path: Path, size: int):
         self.file = file
+        self.state = state_of(file)
         self.path = path
         self.size = size
         self.entries = 0
@@ -142,7 +143,7 @@ class _Walk:
             raise DamagedFileError(f"the bytes of `{path}` must be all that follows its shape and its dtype.")
         if math.prod(shape) * dtype.itemsize != count:
             raise DamagedFileError(f"`{path}`, of shape {tuple(shape)} and dtype {name}, has {count:,} bytes.")
-        return in_file(self.path, start, tuple(shape), dtype), end
+        return in_file(self.path, self.state, start, tuple(shape), dtype), end
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str, flat: dict[str, StoredArray]) -> None:

@@ -22,6 +22,7 @@ from .files import WEIGHT_FILES, Format
 from .match import Match
 from .opened import INT8, open_checkpoint
 from .pytree import Model, builder, fill, named_parameters, own_tables, skeleton_of, stored_parameters
+from .record import RECORD
 from .source import Source, find
 from .written import WEIGHTS, Layout, config_fields, laid_out, write_json, write_weights
 
@@ -132,18 +133,22 @@ def save_pretrained(model: AnyBart, folder: str | Path, *, to: Layout = "safeten
     _check_loadable(model)
     folder = Path(folder).expanduser().resolve()
     if not folder.exists():
-        with atomic_folder(folder, overwrite=False) as partial:
+        with atomic_folder(folder) as partial:
             _write(model, partial, to)
         return
     if others := [name for name in WEIGHT_FILES if name != WEIGHTS[to] and (folder / name).exists()]:
         raise TargetError(f"{folder} has other weights, {', '.join(others)}: remove them, or take another folder.")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".bart_eqx-", suffix=".partial") as partial:
-        try:
+    replaced: list[str] = []
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".bart_eqx-saving-") as partial:
             _write(model, Path(partial), to)
+            (folder / RECORD).unlink(missing_ok=True)  # of another model
             for path in sorted(Path(partial).iterdir()):
                 os.replace(path, folder / path.name)
-        except OSError as error:
-            raise TargetError(f"{folder} cannot be written ({error.strerror}): what it held is as it was.") from error
+                replaced.append(path.name)
+    except OSError as error:
+        what = f"{', '.join(replaced)} are new, and the rest is" if replaced else "what it held is"
+        raise TargetError(f"{folder} cannot be written ({error.strerror}): {what} as it was.") from error
 
 
 def _write(model: AnyBart, folder: Path, to: Layout) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,10 +77,15 @@ def _remember(snapshot: Path, revision: str) -> None:
     ref = refs / revision
     if revision == snapshot.name or not ref.resolve().is_relative_to(refs.resolve()):
         return
-    ref.parent.mkdir(parents=True, exist_ok=True)
-    partial = ref.with_name(f"{ref.name}.{os.getpid()}")
-    partial.write_text(snapshot.name)
-    os.replace(partial, ref)
+    try:
+        if ref.exists() and ref.read_text() == snapshot.name:
+            return
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        partial = ref.with_name(f"{ref.name}.{uuid.uuid4().hex[:8]}")
+        partial.write_text(snapshot.name)
+        os.replace(partial, ref)
+    except OSError as error:  # somebody else's cache, to be read alone
+        logger.debug("The cache does not remember what %s is now: %s", revision, error)
 
 
 def _resolve(repository: str, revision: str | None, config: str) -> tuple[str, dict[str, int], bool]:

@@ -1,7 +1,7 @@
 """A checkpoint opened: its configuration, and the heads of its arrays. Nothing large is read or allocated yet."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,12 +72,13 @@ class Opened:
         return _explained(legacy, lambda: GenerationConfig.from_legacy_dict(self.fields, self.config))
 
 
-def open_checkpoint(source: Source, config: BartConfig | None = None) -> Opened:
+def open_checkpoint(source: Source, config: BartConfig | None = None, *, ignore: Collection[str] = ()) -> Opened:
     """Read the configuration and the heads of the arrays.
 
     Args:
         source: The checkpoint.
         config: Instead of that of config.json.
+        ignore: Fields of config.json that are not known, and that change nothing.
 
     Raises:
         CheckpointError: one of its kinds, if a file is missing, damaged, or not one of a BART.
@@ -97,7 +98,7 @@ def open_checkpoint(source: Source, config: BartConfig | None = None) -> Opened:
     if not known.keys() & {"id2label", "num_labels"} and (head := arrays.get("classification_head.out_proj.weight")):
         # transformers 5 leaves out what it takes for a default: two labels, where its own BartConfig has three.
         known["num_labels"] = head.shape[0] if head.shape else 0
-    config = _explained(path, lambda: BartConfig.from_dict(known)) if config is None else config
+    config = _explained(path, lambda: BartConfig.from_dict(known, ignore=ignore)) if config is None else config
     if config.encoder_layers + config.decoder_layers > len(arrays):
         raise MismatchError(
             f"{path} says that there are {config.encoder_layers} and {config.decoder_layers} layers, and "
@@ -111,5 +112,10 @@ def _explained(path: Path, make: Callable[[], T]) -> T:
         return make()
     except CheckpointError:
         raise
-    except (ValueError, TypeError, AttributeError) as error:  # a number that is a string, a list that is a number
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # a number that is a string, a list that is a number
         raise ConfigurationError(f"{path}: {' '.join(str(error).split())} Mend that field.") from None

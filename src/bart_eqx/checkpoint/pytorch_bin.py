@@ -7,7 +7,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def read_pytorch(path: Path) -> dict[str, StoredArray]:
     require_torch(str(path))
     torch: Any = importlib.import_module("torch")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle fails in any way that a program does
         first_line = (str(error).splitlines() or [""])[0]
         raise DamagedFileError(
@@ -74,10 +73,12 @@ def _array(torch: Any, path: Path, name: object, tensor: Any) -> StoredArray:
         raise UnsupportedCheckpointError(
             f"{path}: `{name}` must be a dense array of {', '.join(_DTYPES)}. Got {dtype}, {tensor.layout}."
         )
+    if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
+        raise DamagedFileError(f"{path}: `{name}`, of shape {tuple(tensor.shape)}, has more numbers than are stored.")
     shape = tuple(tensor.shape)
     return StoredArray(shape, dtype_named(dtype), functools.partial(_read, torch, tensor, shape, dtype_named(dtype)))
 
 
 def _read(torch: Any, tensor: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    content = tensor.detach().reshape(-1).view(torch.uint8).numpy()  # NumPy has no bfloat16 to convert to
+    content = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()  # NumPy has no bfloat16 to convert to
     return content.view(dtype).reshape(shape).copy()

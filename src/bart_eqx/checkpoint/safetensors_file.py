@@ -1,9 +1,9 @@
 """Safetensors files. The library checks their headers; what it lets pass is checked here.
 
 Version 0.8 of it keeps the last of two entries of the same name, leaks errors of other kinds than its own, names no
-file in any of them, and maps files into memory, which ends the process if one shrinks (`reliability` in
-`docs/checkpoints.md`). To write, it wants all arrays in memory at once, takes a transposed view for another matrix
-(safetensors#825), and forgets the umask; the format is a header and the arrays behind it, and is written here.
+file in any of them, and maps files into memory, which ends the process if one shrinks. To write, it wants all arrays in
+memory at once, takes a transposed view for another matrix (safetensors#825), and forgets the umask; the format is a
+header and the arrays behind it, and is written here.
 """
 
 import json
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from .errors import DamagedFileError, UnsupportedCheckpointError
 from .json_file import parse_json, size_of
-from .stored import MAX_RANK, StoredArray, dtype_named, in_file
+from .stored import MAX_RANK, FileState, StoredArray, dtype_named, in_file, state_of
 from .weights_file import Part
 
 
@@ -51,6 +51,7 @@ def read_safetensors(path: Path) -> dict[str, StoredArray]:
     """
     size = size_of(path)
     with path.open("rb") as file:
+        state = state_of(file)
         length = int.from_bytes(file.read(8), "little")
         if length > min(_MAX_HEADER, size - 8):
             raise DamagedFileError(
@@ -70,12 +71,12 @@ def read_safetensors(path: Path) -> dict[str, StoredArray]:
             f"{path} says format={layout!r:.80}, whose names and layouts are not known here. Save it as one of "
             f"{', '.join(_LAYOUTS)}."
         )
-    arrays = {name: _array(path, name, entry, 8 + length) for name, entry in header.items()}
+    arrays = {name: _array(path, state, name, entry, 8 + length) for name, entry in header.items()}
     _check_layout(path, layout, arrays)
     return arrays
 
 
-def _array(path: Path, name: str, entry: Any, start: int) -> StoredArray:
+def _array(path: Path, state: FileState, name: str, entry: Any, start: int) -> StoredArray:
     if not isinstance(entry, dict):  # to the library, a list of its values is an entry, and {"F32": null} a dtype
         raise DamagedFileError(f"{path}: {name!r} must have its dtype, shape and offsets by name. Got {entry!r:.80}.")
     dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
@@ -87,7 +88,7 @@ def _array(path: Path, name: str, entry: Any, start: int) -> StoredArray:
     if len(shape) > MAX_RANK:
         raise DamagedFileError(f"{path}: {name!r} has {len(shape)} axes, and no array of a BART has more than 2.")
     try:
-        return in_file(path, start + entry["data_offsets"][0], shape, dtype)
+        return in_file(path, state, start + entry["data_offsets"][0], shape, dtype)
     except DamagedFileError as error:
         raise DamagedFileError(f"{path}: {name!r}: {error}") from None
 

@@ -7,7 +7,7 @@ import re
 import urllib.parse
 from pathlib import Path, PurePosixPath
 
-from .errors import CheckpointError, SourceNotFoundError
+from .errors import AccessError, SourceNotFoundError
 from .files import Format, check_is_weights, first_file
 
 
@@ -61,14 +61,16 @@ def find(
     Raises:
         CheckpointError: one of its kinds, if there is no such thing, or it cannot be had.
     """
+    subfolder = None if subfolder is None else PurePosixPath(subfolder).as_posix()  # without a slash at its end
     if subfolder is not None and (PurePosixPath(subfolder).is_absolute() or ".." in PurePosixPath(subfolder).parts):
         raise SourceNotFoundError(f"`subfolder` must lie inside {source}. Got {subfolder!r}.")
-    path = Path(source).expanduser()
+    path = Path(source)
     try:
+        path = path.expanduser()
         exists = path.exists()
     except OSError as error:  # a name too long, or with what no name may hold
         raise SourceNotFoundError(f"{str(source)!r:.200} cannot be looked for ({error.strerror}).") from None
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # a zero byte; nobody's home
         raise SourceNotFoundError(f"{str(source)!r:.200} cannot be looked for ({error}).") from None
     if not exists and str(source) == DEMO:
         path = Path(str(importlib.resources.files("bart_eqx") / "demo"))
@@ -79,7 +81,8 @@ def find(
         return _local(path, subfolder, prefer)
     repository = str(source).rstrip("/")
     if address := _URL.match(repository):
-        repository, revision = _of_address(address[1], revision)
+        repository, named, below = _of_address(address[1])
+        revision, subfolder = revision or named, subfolder or below
     if isinstance(source, Path) or _NOT_AN_ID.search(repository):
         raise SourceNotFoundError(f"There is no folder {path}: look at its spelling, and where you are.")
     from .hub import download  # takes half a second to import, which a folder need not wait for
@@ -101,17 +104,24 @@ def _local(path: Path, subfolder: str | None, prefer: Format | None) -> Source:
     try:
         names = {entry.name for entry in folder.iterdir()}
     except OSError as error:
-        raise CheckpointError(f"{folder} cannot be read ({error.strerror}).") from None
+        raise AccessError(f"{folder} cannot be read ({error.strerror}): ask its owner.") from None
     first = folder / first_file(names, str(folder), prefer) if first is None else first
     return Source(path.resolve().name, folder, first, subfolder=subfolder)
 
 
-def _of_address(address: str, revision: str | None) -> tuple[str, str | None]:
-    """The repository, and the revision, that the address of a page names."""
-    parts = [urllib.parse.unquote(part) for part in address.split("?")[0].split("/")]
-    if len(parts) >= 4 and parts[2] in ("tree", "blob", "resolve"):
-        return "/".join(parts[:2]), revision if revision is not None else "/".join(parts[3:])
-    return "/".join(parts), revision
+def repository_of(source: str) -> str:
+    """The id, or the short name, that a source on the Hub has."""
+    address = _URL.match(source)
+    return _of_address(address[1])[0] if address else source.rstrip("/")
+
+
+def _of_address(address: str) -> tuple[str, str | None, str | None]:
+    """The repository, the revision and the folder that the address of a page names; the folder of a file."""
+    parts = [urllib.parse.unquote(part) for part in re.split("[?#]", address)[0].strip("/").split("/")]
+    if len(parts) < 4 or parts[2] not in ("tree", "blob", "resolve"):
+        return "/".join(parts), None, None
+    folders = parts[4:] if parts[2] == "tree" else parts[4:-1]  # a slash inside of a revision is written %2F
+    return "/".join(parts[:2]), parts[3], "/".join(folders) or None
 
 
 def suggestion(repository: str) -> str:

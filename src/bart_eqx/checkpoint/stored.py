@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -63,12 +63,12 @@ def in_memory(array: np.ndarray) -> StoredArray:
     return StoredArray(array.shape, array.dtype, lambda: array)
 
 
-def in_file(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> StoredArray:
-    """The array that begins at `offset`, in C order. The file must stay as it is until it is read."""
-    return StoredArray(shape, dtype, functools.partial(_read, path, offset, shape, dtype, _state(path)))
+def in_file(path: Path, state: "FileState", offset: int, shape: tuple[int, ...], dtype: np.dtype) -> StoredArray:
+    """The array that begins at `offset`, in C order, of a file that is still as it was when its head was read."""
+    return StoredArray(shape, dtype, functools.partial(_read, path, state, offset, shape, dtype))
 
 
-def _read(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, state: tuple[int, ...]) -> np.ndarray:
+def _read(path: Path, state: "FileState", offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     buffer = aligned_buffer(math.prod(shape) * dtype.itemsize)
     try:
         with path.open("rb", buffering=0) as file:
@@ -76,7 +76,7 @@ def _read(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, stat
             done = 0
             while done < len(buffer) and (count := file.readinto(buffer.data[done:])):
                 done += count
-        changed = done < len(buffer) or _state(path) != state
+            changed = done < len(buffer) or state_of(file) != state
     except OSError as error:
         raise DamagedFileError(f"{path} cannot be read any more ({error.strerror}): is the disk sound?") from None
     if changed:
@@ -84,8 +84,12 @@ def _read(path: Path, offset: int, shape: tuple[int, ...], dtype: np.dtype, stat
     return buffer.view(dtype).reshape(shape)
 
 
-def _state(path: Path) -> tuple[int, ...]:
-    status = os.stat(path)
+FileState = tuple[int, ...]
+
+
+def state_of(file: IO[bytes]) -> FileState:
+    """What changes when the contents of a file do, or another file takes its name."""
+    status = os.fstat(file.fileno())
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

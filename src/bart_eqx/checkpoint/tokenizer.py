@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from .errors import DamagedFileError
-from .json_file import read_json
+from .errors import CheckpointError, DamagedFileError
+from .json_file import read_json, size_of
 
 
 TOKENIZER_FILES = (
@@ -13,10 +13,29 @@ TOKENIZER_FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    "vocab.txt",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "chat_template.jinja",
 )
 
 
 _MAX_BYTES = 10 * 2**20  # BART's has 1.4 MB
+
+
+def tokenizer_files(folder: Path) -> dict[str, bytes]:
+    """The files of the tokenizer, as they are.
+
+    Raises:
+        CheckpointError: if one is no file, may not be read, or is larger than any such file.
+    """
+    files = {}
+    for name in TOKENIZER_FILES:
+        if (folder / name).exists():
+            if (size := size_of(folder / name)) > _MAX_BYTES:
+                raise DamagedFileError(f"{folder / name} has {size:,} bytes, and should have {_MAX_BYTES:,} at most.")
+            files[name] = (folder / name).read_bytes()
+    return files
 
 
 def tokens_beyond(folder: Path, vocab_size: int) -> list[str]:
@@ -27,7 +46,9 @@ def tokens_beyond(folder: Path, vocab_size: int) -> list[str]:
     """
     try:
         return sorted(token for token, index in _ids(folder).items() if index >= vocab_size)
-    except (AttributeError, KeyError, TypeError) as error:
+    except CheckpointError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedFileError(f"The tokenizer in {folder} has not the form of one ({error!r:.80}).") from None
 
 

@@ -13,6 +13,7 @@ from ..lazy_beartype import CONF
 from .errors import SourceNotFoundError, VerificationError
 from .files import WEIGHT_FILES
 from .folder import load
+from .json_file import size_of
 from .record import CARD, RECORD, read_record
 from .source import find
 from .weights_file import hash_of_file
@@ -85,7 +86,7 @@ def _checked_by_record(folder: Path, names: list[str]) -> list[str]:
     for name, expected in written.items():
         if name not in names:
             raise VerificationError(f"{folder} has no {name}, which {RECORD} says was written: convert again.")
-        size = (folder / name).stat().st_size
+        size = size_of(folder / name)
         if size != expected["size"]:
             raise VerificationError(f"{folder / name} has {size:,} bytes, and was written with {expected['size']:,}.")
         if (found := hash_of_file(folder / name)) != expected["blake3"]:

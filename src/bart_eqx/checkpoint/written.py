@@ -75,10 +75,10 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(fields, indent=2, sort_keys=True) + "\n")
 
 
-def copy_file(source: Path, target: Path) -> None:
-    """Copy a file of moderate size, down to the disk."""
-    with target.open("xb") as file:
-        file.write(source.read_bytes())
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a new file, down to the disk."""
+    with path.open("xb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
