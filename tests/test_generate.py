@@ -656,9 +656,17 @@ def test_a_row_whose_scores_are_nan(model: Model, search: dict) -> None:
         second = jnp.arange(logits.shape[0])[:, None, None] == 1
         return jnp.where(second & (length == 3), jnp.nan, logits)
 
-    spoilt = functools.partial(generate, model, source, max_length=6, logits_processor=[spoil], **search)
-    np.testing.assert_array_equal(spoilt().finite, [True, False])
-    assert spoilt(forced_bos_token_id=2).finite.all()  # the end, before the third token
+    def end(logits: Array, tokens: Array, length: Array) -> Array:
+        """The second row ends at once, and the first does not."""
+        second = jnp.arange(logits.shape[0])[:, None, None] == 1
+        is_eos = jnp.arange(logits.shape[-1]) == 2
+        return jnp.where(jnp.where(second, ~is_eos & (length == 1), is_eos), -jnp.inf, logits)
+
+    spoilt = functools.partial(generate, model, source, max_length=6, **search)
+    np.testing.assert_array_equal(spoilt(logits_processor=[spoil]).finite, [True, False])
+    if "num_beams" not in search:  # all beams of a row do not end at once
+        ended = spoilt(logits_processor=[end, spoil])
+        assert ended.finite.all() and ended.lengths[1] == 2 < 4 <= ended.lengths[0]
     with pytest.raises(FloatingPointError, match="scores of the model are NaN"):
         list(stream(model, source, max_length=6, logits_processor=[spoil]))
 
