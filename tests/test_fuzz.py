@@ -375,21 +375,19 @@ def check_index(path: Path, outcomes: Outcomes) -> None:
         read_all(heads, sum(file.stat().st_size for file in path.parent.iterdir()))
 
 
+@pytest.mark.parametrize(
+    ("name", "some", "check"),
+    [
+        pytest.param("flax_model.msgpack", some_msgpack, check_msgpack, id="msgpack"),
+        pytest.param("model.safetensors", some_safetensors, check_safetensors, id="safetensors"),
+    ],
+)
 @few(330, 7500)
-def test_msgpack(count: int, tmp_path: Path) -> None:
-    rng, outcomes, path = np.random.default_rng(count), Outcomes(), tmp_path / "flax_model.msgpack"
+def test_weights(count: int, name: str, some: Any, check: Any, tmp_path: Path) -> None:
+    rng, outcomes, path = np.random.default_rng(count), Outcomes(), tmp_path / name
     for _ in range(count):
-        path.write_bytes(some_msgpack(rng))
-        check_msgpack(path, outcomes)
-    outcomes.check(count, reasons=8)
-
-
-@few(330, 7500)
-def test_safetensors(count: int, tmp_path: Path) -> None:
-    rng, outcomes, path = np.random.default_rng(count), Outcomes(), tmp_path / "model.safetensors"
-    for _ in range(count):
-        path.write_bytes(some_safetensors(rng))
-        check_safetensors(path, outcomes)
+        path.write_bytes(some(rng))
+        check(path, outcomes)
     outcomes.check(count, reasons=8)
 
 

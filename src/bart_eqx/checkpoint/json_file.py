@@ -22,10 +22,15 @@ def read_json(path: Path, max_bytes: int = _MAX_BYTES) -> dict[str, Any]:
         DamagedFileError: if it is no JSON, no object, or says something twice; if a number is not finite; if it is
             larger than `max_bytes`: a byte of JSON can need eighty of memory.
     """
+    return parse_json(read_bytes(path, max_bytes), str(path))
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """The contents of a regular file, of no more than `max_bytes`. Raises as `read_json` does."""
     size = size_of(path)
     if size > max_bytes:
         raise DamagedFileError(f"{path} has {size:,} bytes, and no such file should have more than {max_bytes:,}.")
-    return parse_json(path.read_bytes(), str(path))
+    return path.read_bytes()
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:

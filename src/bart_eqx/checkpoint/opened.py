@@ -67,9 +67,9 @@ class Opened:
         path = self.source.folder / "generation_config.json"
         if path.exists():
             fields = read_json(path)
-            return _explained(path, lambda: GenerationConfig.from_dict(fields, self.config))
+            return explained(path, lambda: GenerationConfig.from_dict(fields, self.config))
         legacy = self.source.folder / "config.json"
-        return _explained(legacy, lambda: GenerationConfig.from_legacy_dict(self.fields, self.config))
+        return explained(legacy, lambda: GenerationConfig.from_legacy_dict(self.fields, self.config))
 
 
 def open_checkpoint(source: Source, config: BartConfig | None = None, *, ignore: Collection[str] = ()) -> Opened:
@@ -98,7 +98,7 @@ def open_checkpoint(source: Source, config: BartConfig | None = None, *, ignore:
     if not known.keys() & {"id2label", "num_labels"} and (head := arrays.get("classification_head.out_proj.weight")):
         # transformers 5 leaves out what it takes for a default: two labels, where its own BartConfig has three.
         known["num_labels"] = head.shape[0] if head.shape else 0
-    config = _explained(path, lambda: BartConfig.from_dict(known, ignore=ignore)) if config is None else config
+    config = explained(path, lambda: BartConfig.from_dict(known, ignore=ignore)) if config is None else config
     if config.encoder_layers + config.decoder_layers > len(arrays):
         raise MismatchError(
             f"{path} says that there are {config.encoder_layers} and {config.decoder_layers} layers, and "
@@ -107,7 +107,12 @@ def open_checkpoint(source: Source, config: BartConfig | None = None, *, ignore:
     return Opened(source, fields, config, arrays, tuple(weight_files(source.first)))
 
 
-def _explained(path: Path, make: Callable[[], T]) -> T:
+def explained(path: Path, make: Callable[[], T]) -> T:
+    """What `make` makes of a file. What is wrong with its fields is told with its name.
+
+    Raises:
+        CheckpointError: as `make` does; a `ConfigurationError` for errors of other types.
+    """
     try:
         return make()
     except CheckpointError:

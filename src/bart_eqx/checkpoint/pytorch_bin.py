@@ -81,4 +81,4 @@ def _array(torch: Any, path: Path, name: object, tensor: Any) -> StoredArray:
 
 def _read(torch: Any, tensor: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()  # NumPy has no bfloat16 to convert to
-    return content.view(dtype).reshape(shape).copy()
+    return content.view(dtype).reshape(shape)

@@ -17,6 +17,7 @@ from .errors import DamagedFileError
 
 
 T = TypeVar("T")
+FileState = tuple[int, ...]
 
 MAX_RANK = 8
 _MAX_BYTES = 2**62  # NumPy counts in 63 bits
@@ -63,12 +64,12 @@ def in_memory(array: np.ndarray) -> StoredArray:
     return StoredArray(array.shape, array.dtype, lambda: array)
 
 
-def in_file(path: Path, state: "FileState", offset: int, shape: tuple[int, ...], dtype: np.dtype) -> StoredArray:
+def in_file(path: Path, state: FileState, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> StoredArray:
     """The array that begins at `offset`, in C order, of a file that is still as it was when its head was read."""
     return StoredArray(shape, dtype, functools.partial(_read, path, state, offset, shape, dtype))
 
 
-def _read(path: Path, state: "FileState", offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _read(path: Path, state: FileState, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     buffer = aligned_buffer(math.prod(shape) * dtype.itemsize)
     try:
         with path.open("rb", buffering=0) as file:
@@ -82,9 +83,6 @@ def _read(path: Path, state: "FileState", offset: int, shape: tuple[int, ...], d
     if changed:
         raise DamagedFileError(f"{path} was changed while it was read: wait for whoever writes it, and try again.")
     return buffer.view(dtype).reshape(shape)
-
-
-FileState = tuple[int, ...]
 
 
 def state_of(file: IO[bytes]) -> FileState:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .errors import CheckpointError, DamagedFileError
-from .json_file import read_json, size_of
+from .json_file import read_bytes, read_json
 
 
 TOKENIZER_FILES = (
@@ -29,13 +29,7 @@ def tokenizer_files(folder: Path) -> dict[str, bytes]:
     Raises:
         CheckpointError: if one is no file, may not be read, or is larger than any such file.
     """
-    files = {}
-    for name in TOKENIZER_FILES:
-        if (folder / name).exists():
-            if (size := size_of(folder / name)) > _MAX_BYTES:
-                raise DamagedFileError(f"{folder / name} has {size:,} bytes, and should have {_MAX_BYTES:,} at most.")
-            files[name] = (folder / name).read_bytes()
-    return files
+    return {name: read_bytes(folder / name, _MAX_BYTES) for name in TOKENIZER_FILES if (folder / name).exists()}
 
 
 def tokens_beyond(folder: Path, vocab_size: int) -> list[str]:
