@@ -5,6 +5,7 @@ The arrays go from file to file one by one; no model is built, and no accelerato
 
 import argparse
 import collections
+import ctypes
 import io
 import sys
 from collections.abc import Collection
@@ -51,6 +52,7 @@ from .lazy_beartype import CONF
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _OUTPUTS = {"config.json", "generation_config.json", RECORD, CARD, *TOKENIZER_FILES, *WEIGHTS.values()}
+_MALLOC = {-1: 2**29, -3: 2**25, -8: 1}  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
 # Fields of config.json that no network depends on, and that its users do.
 _KEPT = ("finetuning_task", "max_source_length", "max_target_length", "prefix", "problem_type")
 _KEPT += ("task_specific_params", "tokenizer_class")
@@ -211,6 +213,14 @@ def _tables(opened: Opened, matched: Match, class_name: str) -> str:
     return "one table, and the head is tied to it" if opened.config.tie_word_embeddings else "one table, head apart"
 
 
+def _keep_memory() -> None:
+    """Have glibc keep what was freed for the next array: the kernel clears what it gives, a tenth of a conversion."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in _MALLOC.items():
+            mallopt(option, value)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bart_eqx.convert", description=__doc__)
     parser.add_argument(
@@ -245,6 +255,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             done = verify(options.verify.expanduser())
         else:
+            _keep_memory()
             done = convert(
                 options.source,
                 options.output or default_target(options.source),

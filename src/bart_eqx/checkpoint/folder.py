@@ -6,10 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from beartype import beartype
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
 from ..config import BartConfig
+from ..lazy_beartype import CONF
 from ..model.bart import BartModel
 from ..model.causal_lm import BartForCausalLM
 from ..model.conditional_generation import BartForConditionalGeneration
@@ -49,6 +51,7 @@ AnyBart = (
 )
 
 
+@beartype(conf=CONF)
 def from_pretrained(
     source: str | Path,
     cls: type[Model] | None = None,
@@ -114,6 +117,7 @@ def load(
         raise type(error)(f"{source.first}: {error}") from None
 
 
+@beartype(conf=CONF)
 def save_pretrained(model: AnyBart, folder: str | Path, *, to: Layout = "safetensors") -> None:
     """Write a model as a folder that transformers and `from_pretrained` both load.
 

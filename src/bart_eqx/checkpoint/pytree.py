@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
+from beartype import beartype
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
 from ..config import BartConfig
+from ..lazy_beartype import CONF
 from ..model.quantized import quantize
 from .embeddings import SHARED, resolve
 from .errors import MismatchError
@@ -139,7 +141,8 @@ def fill(
         for name, array in matched.arrays.items()
     }
     # On the CPU, `device_put` takes an aligned array as it is; `jnp.asarray` copies it.
-    filled = dict(zip(arrays, map(jax.device_put, ahead(lambda name: arrays[name].read(), arrays)), strict=True))
+    contents = ahead(lambda name: arrays[name].read(), {name: array.nbytes for name, array in arrays.items()})
+    filled = dict(zip(arrays, map(jax.device_put, contents), strict=True))
     if matched.initialised:
         new = _initialise(build, matched.initialised, jr.key(0) if key is None else key)
         filled |= {name: leaf if leaf.dtype == jnp.int8 else leaf.astype(dtype) for name, leaf in new.items()}
@@ -182,6 +185,7 @@ def stored_parameters(model: Any) -> dict[str, StoredArray]:
     return {name: stored(leaf) for name, leaf in named_parameters(model).items()}
 
 
+@beartype(conf=CONF)
 def from_flax(
     params: Mapping[str, Any],
     config: BartConfig,

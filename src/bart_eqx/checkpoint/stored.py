@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TypeVar
@@ -22,7 +22,8 @@ FileState = tuple[int, ...]
 MAX_RANK = 8
 _MAX_BYTES = 2**62  # NumPy counts in 63 bits
 _TILE, _PADDING = 256, 16  # rows and columns
-_THREADS = 3
+_THREADS = 2
+_AHEAD = 2**26  # bytes
 _ALIGNMENT = 64  # bytes; from there JAX takes an array on the CPU as it is, and copies others
 
 
@@ -128,17 +129,22 @@ def _in_c_order(matrix: np.ndarray) -> np.ndarray:
     return copy
 
 
-def ahead(make: Callable[[str], T], names: Iterable[str]) -> Iterator[T]:
-    """What `make` makes of each name, in order: the next ones are made while one is used."""
+def ahead(make: Callable[[str], T], sizes: Mapping[str, int]) -> Iterator[T]:
+    """What `make` makes of each name, in order: the next ones, up to some bytes of them, are made while one is used.
+
+    The largest is begun at once: the token embedding is the last of a file, and takes a while that none would fill.
+    """
     with ThreadPoolExecutor(_THREADS) as pool:
-        waiting: collections.deque[Future[T]] = collections.deque()
+        waiting: collections.deque[tuple[Future[T], int]] = collections.deque()
+        largest = max(sizes, key=lambda name: sizes[name], default="")
+        begun = {largest: pool.submit(make, largest)} if sizes else {}
         try:
-            for name in names:
-                waiting.append(pool.submit(make, name))
-                if len(waiting) == _THREADS:
-                    yield waiting.popleft().result()
+            for name, size in sizes.items():
+                while sum(size for _, size in waiting) > _AHEAD:
+                    yield waiting.popleft()[0].result()
+                waiting.append((begun.pop(name, None) or pool.submit(make, name), size))
             while waiting:
-                yield waiting.popleft().result()
+                yield waiting.popleft()[0].result()
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -1,4 +1,9 @@
 """What a training loop needs beside the model and an optimiser."""
 
-from .losses import cross_entropy as cross_entropy
-from .rematerialise import rematerialise as rematerialise
+from ..lazy_beartype import check_signatures_in
+
+
+check_signatures_in(__name__)
+
+from .losses import cross_entropy as cross_entropy  # noqa: E402
+from .rematerialise import rematerialise as rematerialise  # noqa: E402
