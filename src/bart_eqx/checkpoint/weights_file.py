@@ -17,7 +17,7 @@ from .errors import VerificationError
 from .stored import StoredArray, ahead, bytes_of
 
 
-_BLOCK = 2**20  # bytes; in blocks of 16 MiB, Linux took three times as long to write
+_BLOCK = 2**18  # bytes; what is written, read and hashed stays in a cache (in blocks of 16 MiB: three times as long)
 _SYNC = 2**27  # bytes that wait for the disk, which writes while the next ones are made
 
 
