@@ -388,6 +388,9 @@ def test_saving_into_a_folder_that_exists(tmp_path: Path, monkeypatch: pytest.Mo
     bart_eqx.save_pretrained(one, tmp_path)
     (tmp_path / "notes.txt").write_text("mine")
     before = content(tmp_path)
+    killed = tmp_path / ".bart_eqx-killed.partial"
+    killed.mkdir()
+    os.utime(killed, (0, 0))
     with monkeypatch.context() as patch:
         patch.setattr(weights_file, "_write_all", lambda *_: random.choice([]))
         with pytest.raises(IndexError):

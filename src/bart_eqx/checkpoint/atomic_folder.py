@@ -97,15 +97,12 @@ def atomic_folder(target: Path, *, replaceable: Collection[str] | None = None) -
     Raises:
         TargetError: if it cannot be written, or `target` is not what may be replaced by then.
     """
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(target.parent)
-        partial = target.parent / f"{uuid.uuid4().hex[:8]}".join(_HIDDEN)
-        partial.mkdir()
-    except OSError as error:
-        raise TargetError(f"{target} cannot be made ({error.strerror}): take a folder elsewhere with -o.") from None
-    lock = _lock(partial)
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = stack.enter_context(hidden_folder(target.parent))
+        except OSError as error:
+            raise TargetError(f"{target} cannot be made ({error.strerror}): take a folder elsewhere with -o.") from None
         try:
             yield partial
         except OSError as error:
@@ -117,12 +114,27 @@ def atomic_folder(target: Path, *, replaceable: Collection[str] | None = None) -
             if target.exists():
                 shutil.copymode(target, partial)
             _sync(partial)
-            _publish(partial, target, replaceable)
+            _publish(partial, target, replaceable)  # what is hidden, and removed, from here on is the old folder
             _sync(target.parent)
         except OSError as error:
             raise TargetError(f"{target} cannot be made ({error.strerror}): take another folder with -o.") from error
-    finally:  # the folder that failed, or the one that was replaced
-        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def hidden_folder(parent: Path) -> Iterator[Path]:
+    """A folder to write into, which is gone when the block ends; if the process is killed, when the next such begins.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    sweep(parent)
+    folder = parent / f"{uuid.uuid4().hex[:8]}".join(_HIDDEN)
+    folder.mkdir()
+    lock = _lock(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
         if lock is not None:
             os.close(lock)
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..model.conditional_generation import BartForConditionalGeneration
 from ..model.quantized import is_quantized
 from ..model.question_answering import BartForQuestionAnswering
 from ..model.sequence_classification import BartForSequenceClassification
-from .atomic_folder import atomic_folder
+from .atomic_folder import atomic_folder, hidden_folder
 from .errors import CheckpointError, TargetError
 from .files import WEIGHT_FILES, Format
 from .match import Match
@@ -144,10 +143,10 @@ def save_pretrained(model: AnyBart, folder: str | Path, *, to: Layout = "safeten
         raise TargetError(f"{folder} has other weights, {', '.join(others)}: remove them, or take another folder.")
     replaced: list[str] = []
     try:
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".bart_eqx-saving-") as partial:
-            _write(model, Path(partial), to)
+        with hidden_folder(folder) as partial:
+            _write(model, partial, to)
             (folder / RECORD).unlink(missing_ok=True)  # of another model
-            for path in sorted(Path(partial).iterdir()):
+            for path in sorted(partial.iterdir()):
                 os.replace(path, folder / path.name)
                 replaced.append(path.name)
     except OSError as error:

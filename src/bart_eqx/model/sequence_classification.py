@@ -106,6 +106,7 @@ class BartForSequenceClassification(AbstractBartHead):
         Raises:
             ValueError: as `BartModel` does, and if a text has no `</s>`; traced, its logits are NaN.
         """
+        last_eos = self._last_eos(input_ids)  # refused here, before the work
         model_key, head_key = split_or_none(key, 2)
         out = self.model(
             input_ids,
@@ -118,6 +119,7 @@ class BartForSequenceClassification(AbstractBartHead):
             output_hidden_states=output_hidden_states,
             key=model_key,
         )
-        last = self._last_eos(input_ids)[..., None, None]
-        state = jnp.take_along_axis(out.last_hidden_state, last, axis=-2, mode="fill", fill_value=jnp.nan)[..., 0, :]
+        state = jnp.take_along_axis(
+            out.last_hidden_state, last_eos[..., None, None], axis=-2, mode="fill", fill_value=jnp.nan
+        )[..., 0, :]
         return Seq2SeqSequenceClassifierOutput(logits=self.classification_head(state, key=head_key), **out.states())
