@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from bart_eqx.checkpoint.flax_msgpack import read_msgpack
 from bart_eqx.checkpoint.parameters import int8_parameters, parameter_shapes
 from bart_eqx.checkpoint.pytree import builder, named_parameters, skeleton_of, with_own_tables
 from bart_eqx.checkpoint.safetensors_file import read_safetensors
+from bart_eqx.checkpoint.stored import ahead
 from support import CLASSES, configured, flatten, random_model, randomised, unflatten, values, write_file
 
 
@@ -515,3 +517,21 @@ def test_permissions_follow_the_umask(stored: Model, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.json", "generation_config.json", "model.safetensors", "plain"
     ]  # fmt: skip
+
+
+def test_arrays_are_made_ahead_in_order_and_within_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bart_eqx.checkpoint.stored._AHEAD", 10)
+    sizes = {"a": 4, "b": 6, "c": 4, "large": 50, "d": 1, "e": 9, "f": 3}
+    begun: list[str] = []
+
+    def make(name: str) -> str:
+        begun.append(name)
+        return name
+
+    used = []
+    for name in ahead(make, sizes):
+        used.append(name)
+        time.sleep(0.05)  # time enough for all that may be begun
+        assert sum(sizes[other] for other in set(begun) - set(used) - {"large"}) <= 10 + 9
+    assert used == list(sizes) and begun[0] == "large" and sorted(begun) == sorted(sizes)
+    assert list(ahead(make, {})) == []

@@ -12,6 +12,11 @@ import bart_eqx
 from bart_eqx.training import cross_entropy
 
 
+def exactly(new: int) -> dict[str, Any]:
+    """Options under which so many tokens are written, each of them chosen."""
+    return dict(max_length=new + 1, min_length=new + 1, forced_bos_token_id=None, forced_eos_token_id=None)
+
+
 class Peer:
     def __init__(self, folder: Path, variant: str):
         dtype = jnp.bfloat16 if variant == "bfloat16" else jnp.float32
@@ -29,21 +34,19 @@ class Peer:
         return lambda: jax.block_until_ready(forward(self.model, ids, targets))
 
     def generate(self, ids: np.ndarray, beams: int, new: int, sample: bool, **_: Any):
-        stop = dict(max_length=new + 1, min_length=new + 1, forced_bos_token_id=None, forced_eos_token_id=None)
-        draw: dict[str, Any] = dict(do_sample=True, top_k=50, key=jax.random.key(0)) if sample else {}
-        return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=beams, **stop, **draw).sequences)
+        options = exactly(new)
+        options |= dict(do_sample=True, top_k=50, key=jax.random.key(0)) if sample else {}
+        return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=beams, **options).sequences)
 
     def generate_in_room(self, ids: np.ndarray, new: int, room: int, **_: Any):
         """Ends after `new` tokens and the end itself, though more were allowed."""
-        options: dict[str, Any] = dict(max_length=room + 1, min_length=new + 1, forced_eos_token_id=None)
-        options["logits_processor"] = (End(new),)
+        options = exactly(new) | dict(max_length=room + 1, logits_processor=(End(new),))
         return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=1, **options).sequences)
 
     def copy(self, ids: np.ndarray, new: int, drafts: int | None, free: bool = False, **_: Any):
         """Writes its source, or words that are not in it: what prompt lookup brings at best and costs at worst."""
         words = np.random.default_rng(1).integers(4, 50000, (1, new + 1)) if free else ids[:, : new + 1]
-        options: dict[str, Any] = dict(max_length=new + 1, min_length=new + 1, forced_bos_token_id=None)
-        options |= dict(forced_eos_token_id=None, prompt_lookup_num_tokens=drafts, logits_processor=(Follow(words),))
+        options = exactly(new) | dict(prompt_lookup_num_tokens=drafts, logits_processor=(Follow(words),))
         return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=1, **options).sequences)
 
     def train(self, ids: np.ndarray, targets: np.ndarray, **_: Any):
