@@ -40,13 +40,15 @@ class Peer:
 
     def generate_in_room(self, ids: np.ndarray, new: int, room: int, **_: Any):
         """Ends after `new` tokens and the end itself, though more were allowed."""
-        options = exactly(new) | dict(max_length=room + 1, logits_processor=(End(new),))
+        options: dict[str, Any] = exactly(new) | dict(max_length=room + 1, logits_processor=(End(new),))
         return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=1, **options).sequences)
 
     def copy(self, ids: np.ndarray, new: int, drafts: int | None, free: bool = False, **_: Any):
         """Writes its source, or words that are not in it: what prompt lookup brings at best and costs at worst."""
         words = np.random.default_rng(1).integers(4, 50000, (1, new + 1)) if free else ids[:, : new + 1]
-        options = exactly(new) | dict(prompt_lookup_num_tokens=drafts, logits_processor=(Follow(words),))
+        options: dict[str, Any] = exactly(new) | dict(
+            prompt_lookup_num_tokens=drafts, logits_processor=(Follow(words),)
+        )
         return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=1, **options).sequences)
 
     def train(self, ids: np.ndarray, targets: np.ndarray, **_: Any):

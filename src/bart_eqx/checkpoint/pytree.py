@@ -83,7 +83,7 @@ def _bart(model: Any) -> Any:
 
 def skeleton_of(build: Callable[..., Model]) -> Model:
     """The model with shapes for arrays."""
-    return eqx.filter_eval_shape(build, key=jr.key(0))
+    return eqx.filter_eval_shape(lambda: build(key=jr.key(0)))  # the key is traced, too: nothing is compiled
 
 
 def fill(
