@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -173,7 +172,7 @@ class TestWriting:
             convert(NEW, target, overwrite=True)
 
     def test_ctrl_c(self, target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        monkeypatch.setattr(weights_file, "_write_all", lambda *_: os.kill(os.getpid(), signal.SIGINT) or time.sleep(1))
+        monkeypatch.setattr(weights_file, "_write_all", lambda *_: signal.raise_signal(signal.SIGINT))
         assert main([str(NEW), "-o", str(target), "--overwrite"]) == 130
         assert capsys.readouterr().err == "interrupted: the target is as it was, or the new folder, whole.\n"
 
