@@ -67,7 +67,8 @@ def source_of(folder: Path, layers: int, seed: int) -> Path:
     return folder
 
 
-# Forks before each conversion, so that no interpreter has to start: kills would fall into its start.
+# Forks before each conversion, so that no interpreter has to start: kills would fall into its start. They come within a
+# duration that grows when one struck and shrinks when none did: also where the machine slows down, some are outrun.
 _DRIVER = """
 import os, signal, sys, time, random
 from pathlib import Path
@@ -88,7 +89,9 @@ for index in range(kills):
     pid = child(sources[index % 2])
     time.sleep(chance.uniform(0, duration))
     os.kill(pid, signal.SIGKILL)
-    print(os.WIFSIGNALED(os.waitpid(pid, 0)[1]), flush=True)
+    killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+    duration *= 1.1 if killed else 0.7
+    print(killed, flush=True)
     assert sys.stdin.readline() == "next\\n"
 """
 
