@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/startup.py [--size bart-base] [--repeats 3]
 
 The program loads a checkpoint of random weights and writes 8 tokens. It runs with an empty folder for compiled programs
-(`JAX_COMPILATION_CACHE_DIR`), and then again with what the first run has left there.
+(`JAX_COMPILATION_CACHE_DIR`), then again with what the first run has left there, and so once more with signatures that
+are not checked (`JAXTYPING_DISABLE=1`).
 """
 
 import argparse
@@ -27,12 +28,13 @@ np.asarray(bart_eqx.generate(model, ids, num_beams=1, max_length=9).sequences)
 LOAD = WRITE.split("ids =")[0]
 
 
-def seconds(program: str, folder: Path, cache: Path) -> float:
+def seconds(program: str, folder: Path, cache: Path, **variables: str) -> float:
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPYCACHEPREFIX": str(folder.parent / "bytecode"),  # as in an installation, where it can be written
+        **variables,
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     start = time.perf_counter()
@@ -51,13 +53,14 @@ def main() -> None:
         seconds(LOAD, folder, Path(temporary) / "unused")  # compiles to bytecode
         for turn in range(arguments.repeats):
             cache = Path(temporary) / f"programs-{turn}"
-            for name, program in (
-                ("import bart_eqx", "import bart_eqx"),
-                ("and load", LOAD),
-                ("and write 8 tokens, compiling", WRITE),
-                ("the same, programs on disk", WRITE),
+            for name, program, variables in (
+                ("import bart_eqx", "import bart_eqx", {}),
+                ("and load", LOAD, {}),
+                ("and write 8 tokens, compiling", WRITE, {}),
+                ("the same, programs on disk", WRITE, {}),
+                ("and signatures unchecked", WRITE, {"JAXTYPING_DISABLE": "1"}),
             ):
-                rows.setdefault(name, []).append(seconds(program, folder, cache))
+                rows.setdefault(name, []).append(seconds(program, folder, cache, **variables))
     for name, times in rows.items():
         print(f"{name:<34}{statistics.median(times):6.2f} s   ({min(times):.2f} to {max(times):.2f})")
 

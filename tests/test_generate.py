@@ -397,6 +397,18 @@ def test_what_compiles(model: Model, caplog: pytest.LogCaptureFixture) -> None:
         assert compilations(num_beams=3, length_penalty=-2.0, max_length=8) == 0
 
 
+def test_nothing_small_compiles(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    """Settings, tokens and results are no programs of their own, of which a start would have to wait for each."""
+    source = np.arange(5, 5 + 3 * 17).reshape(1, 3, 17) % 50  # shapes that no other test has
+    options: dict[str, Any] = dict(
+        bad_words_ids=[[7], [8], [9], [7, 8, 9]], forced_eos_token_id=[2, 5, 6], repetition_penalty=1.2
+    )
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
+        generate(model, source, max_length=11, num_beams=2, num_return_sequences=2, **FREE | options)
+    compiled = [record.message for record in caplog.records if record.message.startswith("Compiling jit")]
+    assert len(compiled) == 2 and "jit(beam_search)" in compiled[0] and "jit(_readable)" in compiled[1]
+
+
 def test_rounding_up_is_not_seen(model: Model) -> None:
     """Nothing that is returned is longer than it would be, nor is it different."""
     options = dict(num_beams=2, max_length=11, output_scores=True, output_attentions=True, output_hidden_states=True)

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import jax.numpy as jnp
 from jaxtyping import Integer
 
-from ..generation_config import GenerationConfig, TokenIds
+from ..generation_config import GenerationConfig
 from ..typing import Array
 from .filters import EpsilonCutoff, EtaCutoff, MinP, Temperature, TopH, TopK, TopP, Typical
+from .operands import floats, ids, integers
 from .processors import (
     DiversityPenalty,
     EncoderNoRepeatNGram,
@@ -27,24 +27,12 @@ from .processors import (
 )
 
 
-def number(value: float) -> Array:
-    return jnp.asarray(value, jnp.float32)
-
-
-def integers(value: int | TokenIds) -> Array:
-    return jnp.asarray(value, jnp.int32)
-
-
-def ids(value: int | TokenIds) -> Array:
-    return jnp.atleast_1d(integers(value))
-
-
 def pytorch_processors(
     config: GenerationConfig,
     *,
     prompt_length: int,
     max_length: int,
-    source: Integer[Array, "batch 1 src"] | None,
+    source: Integer[Array, "batch src"] | None,
     trie: LogitsProcessor | None,
     custom: Sequence[LogitsProcessor],
 ) -> tuple[LogitsProcessor, ...]:
@@ -57,11 +45,11 @@ def pytorch_processors(
     if c.sequence_bias is not None:
         found += sequence_biases(c.sequence_biases)
     if c.num_beam_groups > 1:
-        found.append(DiversityPenalty(number(c.diversity_penalty)))
+        found.append(DiversityPenalty(floats(c.diversity_penalty)))
     if c.encoder_repetition_penalty != 1:
-        found.append(EncoderRepetitionPenalty(number(c.encoder_repetition_penalty), needed(source, c)))
+        found.append(EncoderRepetitionPenalty(floats(c.encoder_repetition_penalty), needed(source, c)))
     if c.repetition_penalty != 1:
-        found.append(RepetitionPenalty(number(c.repetition_penalty)))
+        found.append(RepetitionPenalty(floats(c.repetition_penalty)))
     if c.no_repeat_ngram_size > 0:
         found.append(NoRepeatNGram(c.no_repeat_ngram_size))
     if c.encoder_no_repeat_ngram_size > 0:
@@ -83,7 +71,7 @@ def pytorch_processors(
         found.append(RemoveInvalid())
     if c.exponential_decay_length_penalty is not None:
         start, factor = c.exponential_decay_length_penalty
-        found.append(ExponentialDecayLengthPenalty(integers(int(start) + prompt_length), number(factor), eos))
+        found.append(ExponentialDecayLengthPenalty(integers(int(start) + prompt_length), floats(factor), eos))
     found += suppressions(c, prompt_length)
     found += custom
     if c.do_sample:
@@ -117,21 +105,21 @@ def filters(config: GenerationConfig) -> list[LogitsProcessor]:
     keep = 1 if c.num_beams == 1 else len(c.eos_token_ids) + 1
     found: list[LogitsProcessor] = []
     if c.temperature != 1:
-        found.append(Temperature(number(c.temperature)))
+        found.append(Temperature(floats(c.temperature)))
     if c.top_h is not None:
-        found.append(TopH(number(c.top_h)))
+        found.append(TopH(floats(c.top_h)))
     if c.top_k:
         found.append(TopK(c.top_k, keep))
     if c.top_p < 1:
-        found.append(TopP(number(c.top_p), keep))
+        found.append(TopP(floats(c.top_p), keep))
     if c.min_p is not None:
-        found.append(MinP(number(c.min_p), keep))
+        found.append(MinP(floats(c.min_p), keep))
     if c.typical_p < 1:
-        found.append(Typical(number(c.typical_p), keep))
+        found.append(Typical(floats(c.typical_p), keep))
     if c.epsilon_cutoff > 0:
-        found.append(EpsilonCutoff(number(c.epsilon_cutoff), keep))
+        found.append(EpsilonCutoff(floats(c.epsilon_cutoff), keep))
     if c.eta_cutoff > 0:
-        found.append(EtaCutoff(number(c.eta_cutoff), keep))
+        found.append(EtaCutoff(floats(c.eta_cutoff), keep))
     return found
 
 
@@ -152,19 +140,20 @@ def sequence_biases(biases: Mapping[tuple[int, ...], float]) -> list[LogitsProce
         group = [(sequence, bias) for sequence, bias in biases.items() if len(sequence) == size]
         found.append(
             SequenceBias(
-                prefixes=jnp.asarray([sequence[:-1] for sequence, _ in group], jnp.int32).reshape(len(group), size - 1),
-                last=jnp.asarray([sequence[-1] for sequence, _ in group], jnp.int32),
-                bias=jnp.asarray([bias for _, bias in group], jnp.float32),
+                prefixes=integers([sequence[:-1] for sequence, _ in group]),
+                last=integers([sequence[-1] for sequence, _ in group]),
+                bias=floats([bias for _, bias in group]),
             )
         )
     return found
 
 
-def needed(source: Integer[Array, "batch 1 src"] | None, config: GenerationConfig) -> Integer[Array, "batch 1 src"]:
+def needed(source: Integer[Array, "batch src"] | None, config: GenerationConfig) -> Integer[Array, "batch 1 src"]:
+    """The source's tokens, for all beams."""
     if source is None:
         raise ValueError(
             f"encoder_repetition_penalty={config.encoder_repetition_penalty} and encoder_no_repeat_ngram_size="
             f"{config.encoder_no_repeat_ngram_size} speak of the source's tokens. Give `input_ids` beside "
             f"`encoder_outputs`, which has none."
         )
-    return source
+    return source[:, None]

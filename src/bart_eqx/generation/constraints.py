@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Integer
 
 from ..typing import Array
+from .operands import integers
 from .trie import Trie, edges_of
 
 
@@ -56,10 +59,10 @@ class ForcedWords(eqx.Module):
             raise ValueError("`force_words_ids`: an alternative must not be the beginning of another, nor occur twice.")
         return cls(
             trie=Trie.from_edges(edges, len(words)),
-            word=jnp.asarray(word_of, jnp.int32),
-            node_depth=jnp.asarray(depth_of, jnp.int32),
-            is_leaf=jnp.asarray(leaves),
-            height=jnp.asarray([max(map(len, alternatives)) for alternatives in words], jnp.int32),
+            word=integers(word_of),
+            node_depth=integers(depth_of),
+            is_leaf=jax.device_put(np.asarray(leaves)),
+            height=integers([max(map(len, alternatives)) for alternatives in words]),
         )
 
     def start(self, rows: tuple[int, ...]) -> Progress:

@@ -10,17 +10,17 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..generation_config import GenerationConfig
-from ..model.outputs import BaseModelOutput
+from ..model.outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions
 from ..typing import Array, HostArray, Mask
 from .ancestral import ancestral_search
-from .assemble import number
 from .beam_rules import FlaxRules, LengthScale, PyTorchRules, ScorerRules
 from .beam_search import beam_search
 from .checks import Semantics
 from .constrained_rules import ConstrainedRules
 from .constraints import ForcedWords
 from .feeding import Writer
-from .plan import Plan, make_plan
+from .operands import floats
+from .plan import Plan, make_plan, with_batch_axes
 from .prompt_lookup import prompt_lookup_search
 from .rescoring import states_of
 from .results import Found
@@ -129,7 +129,7 @@ def generate(
         **options,
     )
     found = _search(model, plan)
-    result = _readable(found, plan.limits.pad, plan.request.padding)
+    states = None
     if plan.config.output_attentions or plan.config.output_hidden_states:
         states = states_of(
             model,
@@ -138,15 +138,7 @@ def generate(
             output_attentions=plan.config.output_attentions,
             output_hidden_states=plan.config.output_hidden_states,
         )
-        steps = slice(plan.prompt_length - 1, None)
-        chosen = lambda layers: None if layers is None else tuple(x if x is None else x[..., steps, :] for x in layers)
-        result = eqx.tree_at(
-            lambda r: (r.cross_attentions, r.decoder_attentions, r.decoder_hidden_states),
-            result,
-            (chosen(states.cross_attentions), chosen(states.attentions), chosen(states.hidden_states)),
-            is_leaf=lambda x: x is None,
-        )
-    result = jax.tree.map(plan.with_batch_axes, result)
+    result = _readable(found, states, plan.limits.pad, plan.request.padding, plan.prompt_length, plan.batch)
     return _cut(result, plan)
 
 
@@ -198,7 +190,7 @@ def _search(model: Writer, plan: Plan) -> Found:
             buffer=plan.buffer,
             **records,
         )
-    scale = LengthScale(plan.limits.max_length, number(c.length_penalty), plan.prompt_length, c.early_stopping)
+    scale = LengthScale(plan.limits.max_length, floats(c.length_penalty), plan.prompt_length, c.early_stopping)
     if c.force_words_ids is not None:
         rules = ConstrainedRules(scale, ForcedWords.from_ids(c.force_words_ids), c.num_return_sequences)
     elif c.num_beam_groups > 1:
@@ -223,14 +215,26 @@ def _search(model: Writer, plan: Plan) -> Found:
 
 
 @eqx.filter_jit
-def _readable(found: Found, pad: Integer[Array, ""], padding: Integer[Array, "batch 1"] | None) -> GenerationResult:
-    """Padding out of the prompt and behind the end, rows `[batch, n, ...]`."""
+def _readable(
+    found: Found,
+    states: CausalLMOutputWithCrossAttentions | None,
+    pad: Integer[Array, ""],
+    padding: Integer[Array, "batch 1"] | None,
+    prompt_length: int,
+    batch: tuple[int, ...],
+) -> GenerationResult:
+    """Padding out of the prompt and behind the end, of the states those that tokens were chosen with, and the caller's
+    batch axes."""
     tokens, lengths = found.tokens, found.lengths
     if padding is not None:
         tokens = jnp.take_along_axis(tokens, jnp.argsort(tokens < 0, axis=-1, stable=True), axis=-1)
         lengths = jnp.maximum(lengths - padding, 0)
     records, calls = found.records, found.model_calls
-    return GenerationResult(
+    steps = slice(prompt_length - 1, None)
+    chosen: Callable[..., Any] = lambda layers: (
+        None if layers is None else tuple(x if x is None else x[..., steps, :] for x in layers)
+    )
+    result = GenerationResult(
         sequences=jnp.where(tokens < 0, pad, tokens),
         lengths=lengths,
         finite=found.finite,
@@ -238,5 +242,9 @@ def _readable(found: Found, pad: Integer[Array, ""], padding: Integer[Array, "ba
         beam_indices=found.beam_indices,
         step_scores=None if records is None else records.scores,
         step_logits=None if records is None else records.logits,
+        cross_attentions=None if states is None else chosen(states.cross_attentions),
+        decoder_attentions=None if states is None else chosen(states.attentions),
+        decoder_hidden_states=None if states is None else chosen(states.hidden_states),
         model_calls=None if calls is None else calls[:, None],
     )
+    return jax.tree.map(lambda x: with_batch_axes(x, batch), result)

@@ -5,9 +5,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Integer, PRNGKeyArray
+from jaxtyping import Bool, Integer, PRNGKeyArray, Shaped
 
 from ..generation_config import GenerationConfig
 from ..model.causal_lm import BartForCausalLM
@@ -15,10 +16,11 @@ from ..model.checks import check_token_ids, is_known
 from ..model.outputs import BaseModelOutput
 from ..typing import Array, HostArray, Mask
 from .ancestral import AbstractChoice, Draw, FlaxDraw, Likeliest
-from .assemble import flax_processors, ids, integers, pytorch_processors
+from .assemble import flax_processors, pytorch_processors
 from .checks import Semantics, check_options, check_vocabulary, checked_length
 from .feeding import Request, Writer
 from .limits import Limits
+from .operands import ids, integers
 from .processors import LogitsProcessor
 from .trie import PrefixTrie
 
@@ -59,12 +61,13 @@ class Plan:
         assert self.key is not None
         return FlaxDraw(self.key, integers(self.prompt_length)) if self.semantics == "flax" else Draw(self.key)
 
-    def with_batch_axes(self, x: Array) -> Array:
-        """`[batch, n, ...]` with the caller's batch axes, of which the last is `n` times as long."""
-        n = x.shape[1]
-        if n == 1:
-            return x.reshape(*self.batch, *x.shape[2:])
-        return x.reshape(*self.batch[:-1], n * (self.batch[-1] if self.batch else 1), *x.shape[2:])
+
+def with_batch_axes(x: Shaped[Array, "rows n ..."], batch: tuple[int, ...]) -> Array:
+    """`x` with the caller's batch axes, of which the last is `n` times as long."""
+    n = x.shape[1]
+    if n == 1:
+        return x.reshape(*batch, *x.shape[2:])
+    return x.reshape(*batch[:-1], n * (batch[-1] if batch else 1), *x.shape[2:])
 
 
 def make_plan(
@@ -152,9 +155,9 @@ def make_plan(
         tokens = _masked(prompt, prompt_mask)
     elif source is not None:
         tokens = _masked(source, source_mask)
-    given = lambda x: None if x is None else jnp.asarray(x)
+    given = lambda x: None if x is None else jax.device_put(x)
     request = Request(
-        prompt=jnp.asarray(prompt),
+        prompt=jax.device_put(prompt),
         prompt_mask=given(prompt_mask),
         input_ids=None if states is not None else given(source),
         encoder_hidden_states=None if states is None else states.reshape(rows, *states.shape[-2:]),
@@ -172,7 +175,7 @@ def make_plan(
             config,
             prompt_length=prompt_length,
             max_length=max_length,
-            source=None if tokens is None else tokens[:, None],
+            source=tokens,
             trie=trie,
             custom=logits_processor,
         )
@@ -227,8 +230,8 @@ def _without_need(mask: Any) -> Any:
 
 def _masked(tokens: Any, mask: Any) -> Integer[Array, "batch seq"]:
     if mask is None:
-        return jnp.asarray(tokens)
-    return jnp.asarray(
+        return jax.device_put(tokens)
+    return jax.device_put(
         np.where(mask, tokens, -1) if is_known(tokens) and is_known(mask) else jnp.where(mask, tokens, -1)
     )
 

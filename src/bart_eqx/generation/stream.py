@@ -12,7 +12,7 @@ from ..typing import Array, HostArray, Mask
 from .ancestral import AbstractChoice, AncestralState, step
 from .feeding import Request, Writer, begin
 from .limits import Limits, logger
-from .plan import Plan, make_plan
+from .plan import Plan, make_plan, with_batch_axes
 from .processors import LogitsProcessor
 from .results import Records
 
@@ -59,7 +59,7 @@ def _tokens(model: Writer, plan: Plan) -> Iterator[Integer[Array, "*rows"]]:
             raise FloatingPointError(
                 "A token cannot be chosen: scores of the model are NaN or infinite. Look at its weights and its dtype."
             )
-        yield plan.with_batch_axes(token)
+        yield with_batch_axes(token, plan.batch)
         going = bool(more)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer
 
 from ..typing import Array
+from .operands import ids, integers
 from .processors import AbstractLogitsProcessor, marked
 
 
@@ -29,10 +30,10 @@ class Trie(eqx.Module):
         spare = max(room - len(edges), 0)
         ends = np.array([*edges, *[(-2, -1)] * spare], np.int32).reshape(-1, 2)  # no node is -2
         return cls(
-            parents=jnp.asarray(ends[:, 0]),
-            tokens=jnp.asarray(ends[:, 1]),
-            children=jnp.arange(trees, trees + len(ends), dtype=jnp.int32),
-            roots=jnp.arange(trees, dtype=jnp.int32),
+            parents=integers(ends[:, 0]),
+            tokens=integers(ends[:, 1]),
+            children=integers(range(trees, trees + len(ends))),
+            roots=integers(range(trees)),
         )
 
     def leaving(self, nodes: Integer[Array, "*rows"]) -> Bool[Array, "*rows edges"]:
@@ -82,9 +83,9 @@ class PrefixTrie(AbstractLogitsProcessor):
         edges = edges_of(ended)
         return cls(
             trie=Trie.from_edges(edges, len(sets), room=2 ** max(len(edges) - 1, 15).bit_length()),
-            depth=jnp.asarray(max(len(sequence) for sequences in ended for sequence in sequences), jnp.int32),
-            prompt_length=jnp.asarray(prompt_length, jnp.int32),
-            eos=jnp.asarray(eos_token_ids, jnp.int32),
+            depth=integers(max(len(sequence) for sequences in ended for sequence in sequences)),
+            prompt_length=integers(prompt_length),
+            eos=ids(eos_token_ids),
         )
 
     def __call__(
