@@ -176,7 +176,12 @@ class TestWriting:
 
     def test_ctrl_c(self, target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         monkeypatch.setattr(weights_file, "_write_all", lambda *_: signal.raise_signal(signal.SIGINT))
-        assert main([str(NEW), "-o", str(target), "--overwrite"]) == 130
+        # What a shell runs in the background is started with Ctrl-C ignored, and Python leaves it so.
+        inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            assert main([str(NEW), "-o", str(target), "--overwrite"]) == 130
+        finally:
+            signal.signal(signal.SIGINT, inherited)
         assert capsys.readouterr().err == "interrupted: the target is as it was, or the new folder, whole.\n"
 
     def test_an_exchange_that_fails_in_the_middle(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
