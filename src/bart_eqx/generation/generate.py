@@ -147,19 +147,16 @@ def _cut(result: GenerationResult, plan: Plan) -> GenerationResult:
     if plan.buffer == plan.max_length and plan.source_length == plan.padded_source_length:
         return result
     length, steps, src = plan.max_length, plan.max_length - plan.prompt_length, plan.source_length
-    slots = slice(length - 1)
-    layers: Callable[..., Any] = lambda of_all, *cut: (
-        None if of_all is None else tuple(x if x is None else x[..., *cut] for x in of_all)
-    )
+    cut: Callable[..., Any] = lambda arrays, *slices: jax.tree.map(lambda x: x[..., *slices], arrays)
     return dataclasses.replace(
         result,
-        sequences=result.sequences[..., :length],
-        beam_indices=None if result.beam_indices is None else result.beam_indices[..., :steps],
-        step_scores=None if result.step_scores is None else result.step_scores[..., :steps, :],
-        step_logits=None if result.step_logits is None else result.step_logits[..., :steps, :],
-        cross_attentions=layers(result.cross_attentions, slice(steps), slice(src)),
-        decoder_attentions=layers(result.decoder_attentions, slice(steps), slots),
-        decoder_hidden_states=layers(result.decoder_hidden_states, slice(steps), slice(None)),
+        sequences=cut(result.sequences, slice(length)),
+        beam_indices=cut(result.beam_indices, slice(steps)),
+        step_scores=cut(result.step_scores, slice(steps), slice(None)),
+        step_logits=cut(result.step_logits, slice(steps), slice(None)),
+        cross_attentions=cut(result.cross_attentions, slice(steps), slice(src)),
+        decoder_attentions=cut(result.decoder_attentions, slice(steps), slice(length - 1)),
+        decoder_hidden_states=cut(result.decoder_hidden_states, slice(steps), slice(None)),
     )
 
 
@@ -230,10 +227,7 @@ def _readable(
         tokens = jnp.take_along_axis(tokens, jnp.argsort(tokens < 0, axis=-1, stable=True), axis=-1)
         lengths = jnp.maximum(lengths - padding, 0)
     records, calls = found.records, found.model_calls
-    steps = slice(prompt_length - 1, None)
-    chosen: Callable[..., Any] = lambda layers: (
-        None if layers is None else tuple(x if x is None else x[..., steps, :] for x in layers)
-    )
+    chosen: Callable[..., Any] = lambda layers: jax.tree.map(lambda x: x[..., prompt_length - 1 :, :], layers)
     result = GenerationResult(
         sequences=jnp.where(tokens < 0, pad, tokens),
         lengths=lengths,

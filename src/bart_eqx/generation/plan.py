@@ -62,7 +62,7 @@ class Plan:
         return FlaxDraw(self.key, integers(self.prompt_length)) if self.semantics == "flax" else Draw(self.key)
 
 
-def with_batch_axes(x: Shaped[Array, "rows n ..."], batch: tuple[int, ...]) -> Array:
+def with_batch_axes(x: Shaped[Array, "batch n ..."], batch: tuple[int, ...]) -> Array:
     """`x` with the caller's batch axes, of which the last is `n` times as long."""
     n = x.shape[1]
     if n == 1:
@@ -229,11 +229,10 @@ def _without_need(mask: Any) -> Any:
 
 
 def _masked(tokens: Any, mask: Any) -> Integer[Array, "batch seq"]:
-    if mask is None:
-        return jax.device_put(tokens)
-    return jax.device_put(
-        np.where(mask, tokens, -1) if is_known(tokens) and is_known(mask) else jnp.where(mask, tokens, -1)
-    )
+    if mask is not None:
+        where = np.where if is_known(tokens) and is_known(mask) else jnp.where
+        tokens = where(mask, tokens, -1)
+    return jax.device_put(tokens)
 
 
 def _padded(source: Any, mask: Any, pad_token_id: int, multiple: int, positions: int) -> tuple[Any, Any]:
