@@ -1,5 +1,6 @@
 """What makes it fast must not be seen in what comes out."""
 
+import re
 from typing import Any
 
 import equinox as eqx
@@ -103,6 +104,19 @@ def test_top_k_of_equals_in_different_chunks() -> None:
     scores = np.zeros((1, 1000), np.float32)
     scores[0, [5, 6, 20, 200, 201, 202, 210]] = 7, 7, 8, 7, 7, 7, 10
     assert top_k(jnp.asarray(scores), 4)[1].tolist() == [[210, 20, 5, 6]]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks for what XLA does on CPU")
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_cache_is_written_in_place(model: bart_eqx.BartForConditionalGeneration, rows: int) -> None:
+    """Keys and values of two layers are four writes. Where one is done twice, for what reads it and for the next step,
+    XLA copies the cache for both."""
+    ids = np.full((rows, 5), 7)
+    arrays, static = eqx.partition(model, eqx.is_array)
+    write = lambda arrays: bart_eqx.generate(eqx.combine(arrays, static), ids, max_length=40).sequences
+    program = str(jax.jit(write).lower(arrays).compile().as_text())
+    assert len(re.findall(rf"= f32\[({rows},)?2,(12,39|39,12)\]\S* dynamic-update-slice\(", program)) == 4
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ class Beginning(eqx.Module):
     tokens: Integer[Array, "batch beams buffer"]
     length: Integer[Array, ""]
     cache: DecoderCache
-    """Of those tokens alone; `room_for` makes room for more."""
+    """Of those tokens alone, as `empty_cache` has it; `room_for` makes room for more."""
     padding: Integer[Array, "batch 1"] | None
     """Slots before a row's prompt that hold no token; its positions are counted from there."""
 
@@ -88,13 +88,18 @@ def scores_dtype(cache: DecoderCache) -> DTypeLike:
 
 
 def empty_cache(model: Writer, request: Request, slots: int) -> DecoderCache:
+    """A row that is alone has a cache without an axis for rows, and `run` feeds it so. With that axis, XLA on CPU
+    copies the whole cache four times at a greedy step (`docs/performance.md`)."""
+    batch = request.prompt.shape[0]
     states, mask = request.encoder_hidden_states, request.encoder_attention_mask
-    if isinstance(model, BartForCausalLM):
-        return model.init_cache(
-            request.prompt.shape[0], max_length=slots, encoder_hidden_states=states, encoder_attention_mask=mask
-        )
-    if request.input_ids is not None and states is None:
+    if states is None and isinstance(model, BartForConditionalGeneration):
+        assert request.input_ids is not None
         states = encoded(model, request.input_ids, mask)
+    if batch == 1:
+        states, mask = jax.tree.map(lambda x: x[0], (states, mask))
+    if isinstance(model, BartForCausalLM):
+        rows = None if batch == 1 else batch
+        return model.init_cache(rows, max_length=slots, encoder_hidden_states=states, encoder_attention_mask=mask)
     assert states is not None
     return model.init_cache(BaseModelOutput(states), mask, max_length=slots)
 
@@ -125,14 +130,19 @@ def _run(
     padding: Integer[Array, "batch 1"] | None,
     **outputs: Any,
 ) -> tuple[CausalLMOutputWithCrossAttentions, DecoderCache]:
+    alone = cache.attention_mask.ndim == 1
+    if alone:
+        tokens, mask, padding = jax.tree.map(lambda x: x[0], (tokens, mask, padding))
     # Drafts past the last position are thrown away, and must not make NaN of the call that has them.
     positions = jnp.minimum(positions, model.config.max_position_embeddings - 1)
     if padding is not None:
         positions = jnp.maximum(positions - padding, 0)
     ids = jnp.maximum(tokens, 0)  # what stands at a masked slot does not matter, but it must be a token
     if isinstance(model, BartForCausalLM):
-        return model(ids, mask, positions, cache=cache, **outputs)
-    return model.decode(ids, cache, decoder_attention_mask=mask, decoder_position_ids=positions, **outputs)
+        output, cache = model(ids, mask, positions, cache=cache, **outputs)
+    else:
+        output, cache = model.decode(ids, cache, decoder_attention_mask=mask, decoder_position_ids=positions, **outputs)
+    return jax.tree.map(lambda x: x[None], output) if alone else output, cache
 
 
 def feed(
