@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import bart_eqx
-from bart_eqx.generation import encoding, few_rows, stages
+from bart_eqx.generation import encoding, stages
 from bart_eqx.generation.top_k import top_k
-from bart_eqx.model.layers import Linear
+from bart_eqx.model.layers import Linear, project
 from bart_eqx.model.quantized import QuantizedEmbedding, QuantizedLinear, rounded
 from support import random_model, relative_error
 
@@ -119,20 +119,25 @@ def test_the_cache_is_written_in_place(model: bart_eqx.BartForConditionalGenerat
     assert len(re.findall(rf"= f32\[({rows},)?2,(12,39|39,12)\]\S* dynamic-update-slice\(", program)) == 4
 
 
-@pytest.mark.slow
-def test_transposed_weights_are_not_seen(
-    model: bart_eqx.BartForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids, mask = source(rows=2)
-    assert isinstance(few_rows.for_few_rows(model, 6).model.decoder.layers[1].fc2, few_rows.TransposedLinear)
-    assert few_rows.for_few_rows(model, 1) is model and few_rows.for_few_rows(model, 9) is model
-    quick = bart_eqx.generate(model, ids, mask, **OPTIONS)
-    monkeypatch.setattr(few_rows, "MOST", 0)
-    jax.clear_caches()
-    plain = bart_eqx.generate(model, ids, mask, **OPTIONS)
-    assert np.array_equal(quick.sequences, plain.sequences)
-    assert quick.scores is not None and plain.scores is not None
-    assert relative_error(quick.scores, plain.scores) <= 5e-6
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks for what XLA does on CPU")
+@pytest.mark.parametrize("rows, product", [(1, "f32[24,1]"), (5, "f32[24,5]"), (64, "f32[24,64]"), (65, "f32[65,24]")])
+def test_few_rows_come_second(rows: int, product: str) -> None:
+    """XLA exchanges the operands of a product that is transposed, and then takes twice as long."""
+    program = jax.jit(project).lower(jnp.zeros((rows, 20)), jnp.zeros((24, 20))).compile().as_text()
+    assert set(re.findall(r"= (f32\[[\d,]+\])\S* dot\(", str(program))) == {product}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_every_form_is_the_product(backend: str, dtype: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within 4 eps; measured 1.5, of sums of 20."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    weight = jnp.asarray(np.random.default_rng(0).standard_normal((24, 20)), dtype)
+    for rows in (1, 5, 64, 65):
+        x = jnp.asarray(np.random.default_rng(rows).standard_normal((rows, 20)), dtype)
+        wanted = np.asarray(x, np.float64) @ np.asarray(weight, np.float64).T
+        assert relative_error(project(x, weight), wanted) <= 4 * jnp.finfo(dtype).eps
+    assert relative_error(project(x[0], weight), wanted[0]) <= 4 * jnp.finfo(dtype).eps
 
 
 class TestQuantize:

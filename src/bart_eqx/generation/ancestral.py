@@ -12,7 +12,6 @@ from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 from ..model.cache import DecoderCache
 from ..typing import Array
 from .feeding import Beginning, Request, Writer, begin, feed_last, room_for, scores_dtype
-from .few_rows import for_few_rows
 from .limits import Limits, logger
 from .processors import LogitsProcessor, apply
 from .results import Found, Records, all_numbers
@@ -144,10 +143,9 @@ def ancestral_search(
     shape = (batch, num_sequences, buffer - prompt_length, model.config.vocab_size)
     records = Records.empty(shape, scores_dtype(beginning.cache), scores=output_scores, logits=output_logits)
     start = AncestralState.start(beginning, records)
-    quick = for_few_rows(model, batch * num_sequences)
     end = in_stages(
         lambda state: state.going(limits),
-        lambda state: step(quick, state, beginning.padding, processors, choose, limits, prompt_length),
+        lambda state: step(model, state, beginning.padding, processors, choose, limits, prompt_length),
         start,
         prompt_length=prompt_length,
         steps=buffer - prompt_length,

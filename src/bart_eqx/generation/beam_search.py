@@ -14,7 +14,6 @@ from ..typing import Array
 from .beam_rules import AbstractBeamRules
 from .beams import BeamGroup, Candidates, Hypotheses
 from .feeding import Beginning, Request, Writer, begin, feed_last, room_for, scores_dtype
-from .few_rows import for_few_rows
 from .limits import Limits, logger
 from .processors import DiversityPenalty, LogitsProcessor, apply
 from .results import Found, Records, all_numbers
@@ -165,10 +164,9 @@ def beam_search(
         cache=beginning.cache,
         records=Records.empty(shape, dtype, scores=output_scores, logits=output_logits),
     )
-    quick = for_few_rows(model, batch * num_beams)
     end = in_stages(
         lambda state: state.going,
-        lambda state: step(quick, state, beginning.padding, processors, rules, limits, key),
+        lambda state: step(model, state, beginning.padding, processors, rules, limits, key),
         start,
         prompt_length=prompt_length,
         steps=buffer - prompt_length,

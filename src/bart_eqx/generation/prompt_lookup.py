@@ -16,7 +16,6 @@ from jaxtyping import Bool, Integer
 from ..model.cache import DecoderCache
 from ..typing import Array
 from .feeding import Request, Writer, begin, feed, room_for
-from .few_rows import for_few_rows
 from .limits import Limits, logger
 from .processors import LogitsProcessor, apply, last_tokens
 from .results import Found, all_numbers
@@ -139,10 +138,9 @@ def prompt_lookup_search(
         num_tokens=num_tokens,
     )
     source = jnp.full((batch, 0), -1, jnp.int32) if source is None else source
-    quick = for_few_rows(model, batch * (num_tokens + 1))
     end = in_stages(
         lambda state: (state.length < limits.max_length) & ~jnp.all(state.finished),
-        lambda state: step(quick, state, beginning.padding, source, processors, limits, max_ngram),
+        lambda state: step(model, state, beginning.padding, source, processors, limits, max_ngram),
         start,
         prompt_length=prompt_length,
         steps=buffer - prompt_length,

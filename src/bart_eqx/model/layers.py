@@ -48,21 +48,26 @@ def times_transposed(x: Shaped[Array, "m k"], y: Shaped[Array, "n k"], dtype: DT
     return jax.lax.dot_general(x, y, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
 
 
+# Up to so many rows, XLA on CPU multiplies a matrix with rows twice as fast as rows with a matrix (`project`).
+FEW_ROWS = 64
+
+
 def project(x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_dim"]) -> Float[Array, "*batch out_dim"]:
     """`x @ weight.T`, summed in at least float32 and returned in the dtype of `x`.
 
-    The forms are those for which XLA has a quick kernel on CPU (`docs/performance.md`): a wide sum for narrow numbers,
-    two rows of them at least, and one row of others as a matrix times a vector. As a row times a transposed matrix, XLA
-    copies the matrix.
+    On CPU the forms are those for which XLA has a quick kernel (`docs/performance.md`). Few rows come second: XLA packs
+    the second operand at every product and reads the first as it lies. Narrow numbers have two rows at least.
     """
     rows = x.reshape(-1, x.shape[-1])
     wide = at_least_float32(x.dtype)
-    if rows.shape[0] != 1:
-        product = times_transposed(rows, weight, wide)
-    elif x.dtype == wide:
-        product = jnp.matmul(weight, rows[0])
-    else:
+    on_cpu = jax.default_backend() == "cpu"
+    if on_cpu and x.dtype == wide and rows.shape[0] <= FEW_ROWS:
+        # Without the barrier, XLA makes of a product transposed the product of the operands exchanged.
+        product = jax.lax.optimization_barrier(times_transposed(weight, rows, wide)).T
+    elif on_cpu and rows.shape[0] == 1:
         product = times_transposed(jnp.concatenate([rows, rows]), weight, wide)[:1]
+    else:
+        product = times_transposed(rows, weight, wide)
     return product.reshape(*x.shape[:-1], weight.shape[0]).astype(x.dtype)
 
 
