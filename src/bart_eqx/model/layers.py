@@ -48,23 +48,31 @@ def times_transposed(x: Shaped[Array, "m k"], y: Shaped[Array, "n k"], dtype: DT
     return jax.lax.dot_general(x, y, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
 
 
-# Up to so many rows, XLA on CPU multiplies a matrix with rows twice as fast as rows with a matrix (`project`).
-FEW_ROWS = 64
+def few_on_cpu(rows: Shaped[Array, "m k"]) -> bool:
+    """Whether `matrix_first` pays: up to 64 rows, where XLA on CPU spends more on packing the matrix than on sums."""
+    return rows.shape[0] <= 64 and jax.default_backend() == "cpu"
+
+
+def matrix_first(rows: Shaped[Array, "m k"], weight: Shaped[Array, "n k"], dtype: DTypeLike) -> Shaped[Array, "m n"]:
+    """`rows @ weight.T` with the operands exchanged: XLA on CPU packs the second, and reads the first as it lies.
+
+    Behind the barrier, for of a transposed product XLA makes the product of the operands exchanged back.
+    """
+    return jax.lax.optimization_barrier(times_transposed(weight, rows, dtype)).T
 
 
 def project(x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_dim"]) -> Float[Array, "*batch out_dim"]:
     """`x @ weight.T`, summed in at least float32 and returned in the dtype of `x`.
 
-    On CPU the forms are those for which XLA has a quick kernel (`docs/performance.md`). Few rows come second: XLA packs
-    the second operand at every product and reads the first as it lies. Narrow numbers have two rows at least.
+    The forms are those for which XLA has a quick kernel on CPU (`docs/performance.md`). Narrow numbers have one for two
+    rows and more, and gain nothing from having the matrix first.
     """
     rows = x.reshape(-1, x.shape[-1])
     wide = at_least_float32(x.dtype)
-    on_cpu = jax.default_backend() == "cpu"
-    if on_cpu and x.dtype == wide and rows.shape[0] <= FEW_ROWS:
-        # Without the barrier, XLA makes of a product transposed the product of the operands exchanged.
-        product = jax.lax.optimization_barrier(times_transposed(weight, rows, wide)).T
-    elif on_cpu and rows.shape[0] == 1:
+    few = few_on_cpu(rows)
+    if few and x.dtype == wide:
+        product = matrix_first(rows, weight, wide)
+    elif few and rows.shape[0] == 1:
         product = times_transposed(jnp.concatenate([rows, rows]), weight, wide)[:1]
     else:
         product = times_transposed(rows, weight, wide)
