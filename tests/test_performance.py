@@ -1,5 +1,6 @@
 """What makes it fast must not be seen in what comes out."""
 
+import dataclasses
 import re
 from typing import Any
 
@@ -117,6 +118,30 @@ def test_the_cache_is_written_in_place(model: bart_eqx.BartForConditionalGenerat
     write = lambda arrays: bart_eqx.generate(eqx.combine(arrays, static), ids, max_length=40).sequences
     program = str(jax.jit(write).lower(arrays).compile().as_text())
     assert len(re.findall(rf"= f32\[({rows},)?2,(12,39|39,12)\]\S* dynamic-update-slice\(", program)) == 4
+
+
+def test_layers_alike_are_traced_once() -> None:
+    traced: list[str] = []
+
+    class Noticed(bart_eqx.AbstractAttention):
+        inner: bart_eqx.AbstractAttention
+        where: str = eqx.field(static=True)
+
+        def project_kv(self, source: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return self.inner.project_kv(source)
+
+        def attend(self, x: jax.Array, *args: Any, **kwargs: Any) -> tuple[jax.Array, jax.Array | None]:
+            traced.append(self.where)
+            return self.inner.attend(x, *args, **kwargs)
+
+    model = random_model(bart_eqx.BartModel, dataclasses.replace(CONFIG, encoder_layers=3, decoder_layers=4))
+    where = lambda m: [x.self_attn for x in m.encoder.layers] + [x.self_attn for x in m.decoder.layers]
+    names = ["encoder"] * 3 + ["decoder"] * 4
+    model = eqx.tree_at(where, model, [Noticed(x, name) for x, name in zip(where(model), names, strict=True)])
+    ids, _ = source()
+    for _ in range(2):  # as it stands, without `jit`: and then it need not be traced again
+        model(ids)
+    assert traced == ["encoder", "decoder"]
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks for what XLA does on CPU")

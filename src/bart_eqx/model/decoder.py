@@ -231,7 +231,7 @@ class BartDecoder(eqx.Module):
         layer_keys = split_or_none(layers_key, len(self.layers))
         for layer, past, source, layer_key in zip(self.layers, cache.self_attn, sources, layer_keys, strict=True):
             inside_key, drop_key = split_or_none(layer_key, 2)
-            y, past, self_weights, cross_weights = layer(
+            y, past, self_weights, cross_weights = eqx.filter_jit(layer)(  # layers alike are traced once
                 x, past, cache.position, mask, source, source_mask, key=inside_key
             )
             x = self.layerdrop(y, x, key=drop_key)

@@ -142,7 +142,7 @@ class BartEncoder(eqx.Module):
         hidden_states, attentions = [x], []
         for layer, layer_key in zip(self.layers, split_or_none(layers_key, len(self.layers)), strict=True):
             inside_key, drop_key = split_or_none(layer_key, 2)
-            y, weights = layer(x, mask, key=inside_key)
+            y, weights = eqx.filter_jit(layer)(x, mask, key=inside_key)  # layers alike are traced once
             x = self.layerdrop(y, x, key=drop_key)
             hidden_states.append(x)
             attentions.append(weights)
