@@ -13,6 +13,7 @@ import pytest
 import bart_eqx
 from bart_eqx.generation import encoding, stages
 from bart_eqx.generation.top_k import top_k
+from bart_eqx.model import attention as attention_file
 from bart_eqx.model.layers import Linear, project
 from bart_eqx.model.quantized import QuantizedEmbedding, QuantizedLinear, rounded
 from support import random_model, relative_error
@@ -89,7 +90,59 @@ def test_encoding_follows_the_tokens(
     assert np.all(np.asarray(encode(jnp.asarray(mask)))[2, 6:] == 0)  # five tokens: computed at half the width
 
 
-@pytest.mark.parametrize("n", [300, 640, 5003])
+@pytest.mark.skipif(jax.default_backend() != "cpu" or jax.device_count() > 1, reason="goes row by row on one CPU")
+class TestLargeRows:
+    """Attention over the rows of a batch one by one: the same numbers, and their gradients."""
+
+    @pytest.mark.parametrize("mask", [None, "padding", "pairs"])
+    def test_the_same(
+        self, model: bart_eqx.BartForConditionalGeneration, mask: str | None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In float64 within 4 eps of the largest number; measured 1."""
+        attention = model.model.encoder.layers[0].self_attn
+        random = np.random.default_rng(0)
+        with jax.enable_x64(True):
+            attention = jax.tree.map(lambda x: x.astype(np.float64) if eqx.is_inexact_array(x) else x, attention)
+            x, source = (jnp.asarray(random.standard_normal((3, 2, n, 24))) for n in (5, 7))
+            shapes = {"padding": (3, 2, 1, 1, 7), "pairs": (1, 2, 1, 5, 7)}
+            allowed = None if mask is None else jnp.asarray(random.random(shapes[mask]) < 0.6)
+
+            @eqx.filter_value_and_grad(has_aux=True)
+            def attend(arrays: tuple[Any, ...]) -> tuple[jax.Array, Any]:
+                attention, x, source = arrays
+                found = attention.attend(x, *attention.project_kv(source), allowed)
+                return jnp.sum(jnp.sin(found[0])), found
+
+            (_, wanted), wanted_gradients = attend((attention, x, source))
+            assert not loops(attend, (attention, x, source))
+            monkeypatch.setattr(attention_file, "LARGE", 3 * 5 * 7 * 8)
+            assert loops(attend, (attention, x, source))
+            (_, got), gradients = attend((attention, x, source))
+            for a, b in ((got[0], wanted[0]), (got[1], wanted[1]), (flat(gradients), flat(wanted_gradients))):
+                assert relative_error(a, b) <= 4 * np.finfo(np.float64).eps
+
+    def test_when(self, model: bart_eqx.BartForConditionalGeneration, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Not for a row alone, for rows that are smaller, nor where dropout draws for the whole batch."""
+        attention = model.model.encoder.layers[0].self_attn
+        x = jnp.zeros((2, 5, 24))
+        attend = lambda attention, x: attention.attend(x, *attention.project_kv(x), None, key=jax.random.key(0))[0]
+        monkeypatch.setattr(attention_file, "LARGE", 3 * 5 * 5 * 4)
+        drops = eqx.tree_at(lambda a: a.dropout, attention, eqx.nn.Dropout(0.1, inference=False))
+        assert loops(attend, attention, x)
+        assert not loops(attend, attention, x[0]) and not loops(attend, attention, x[:, :4])
+        assert not loops(attend, drops, x) and loops(attend, eqx.nn.inference_mode(drops), x)
+
+
+def flat(tree: Any) -> jax.Array:
+    return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def loops(function: Any, *arguments: Any) -> bool:
+    program, *_ = eqx.filter_make_jaxpr(lambda *arguments: function(*arguments))(*arguments)
+    return "scan[" in str(program)
+
+
+@pytest.mark.parametrize("n", [300, 640, 5003, 5025])
 @pytest.mark.parametrize("distinct", [3, 10**6])
 def test_top_k_by_chunks(n: int, distinct: int) -> None:
     """Equals too, in the same order."""

@@ -14,7 +14,8 @@ def top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array, "*rows 
     that have the largest maxima, and maxima are found in parallel.
     """
     *rows, n = scores.shape
-    chunk = 64
+    # A divisor where there is one, for filling up to a multiple copies all scores.
+    chunk = next((size for size in range(96, 31, -1) if n % size == 0), 64)
     if n < 2 * k * chunk:
         best, at = jax.lax.top_k(scores, k)
         return best, at

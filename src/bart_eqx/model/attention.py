@@ -5,6 +5,7 @@ decoder and cross attention, with a cache or without one, and has no flag for an
 """
 
 import abc
+import math
 
 import equinox as eqx
 import jax
@@ -15,6 +16,10 @@ from jaxtyping import Bool, Float, PRNGKeyArray
 
 from ..typing import Array
 from .layers import AbstractLinear, Linear, at_least_float32
+
+
+# On CPU, a row of a batch whose scores take so many bytes is attended to alone (`docs/performance.md`).
+LARGE = 4 << 20
 
 
 class AbstractAttention(eqx.Module):
@@ -102,12 +107,47 @@ class BartAttention(AbstractAttention):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"]]:
-        wide = at_least_float32(x.dtype)
         queries = self._split_heads(self.q_proj(x)) * (keys.shape[-2] ** -0.5)
+        draws_nothing = self.dropout.inference or self.dropout.p == 0
+        find = self._find_row_by_row if draws_nothing and _better_row_by_row(queries, keys) else self._find
+        found, weights = find(queries, keys, values, mask, key)
+        return self.out_proj(jnp.swapaxes(found, -2, -3).reshape(x.shape)), weights
+
+    def _find(
+        self,
+        queries: Float[Array, "*batch heads q head_dim"],
+        keys: Float[Array, "*batch heads head_dim kv"],
+        values: Float[Array, "*batch heads kv head_dim"],
+        mask: Bool[Array, "*#batch #heads #q kv"] | None,
+        key: PRNGKeyArray | None,
+    ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
+        dtype, wide = queries.dtype, at_least_float32(queries.dtype)
         scores = jnp.matmul(queries, keys, preferred_element_type=wide)
         if mask is not None:  # a finite fill: an infinite one makes NaN of a query that may see nothing
             scores = jnp.where(mask, scores, jnp.finfo(wide).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
+        weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
         dropped = self.dropout(weights, key=key)
-        found = jnp.matmul(dropped, values, preferred_element_type=wide).astype(x.dtype)
-        return self.out_proj(jnp.swapaxes(found, -2, -3).reshape(x.shape)), weights
+        return jnp.matmul(dropped, values, preferred_element_type=wide).astype(dtype), weights
+
+    def _find_row_by_row(
+        self,
+        queries: Float[Array, "*batch heads q head_dim"],
+        keys: Float[Array, "*batch heads head_dim kv"],
+        values: Float[Array, "*batch heads kv head_dim"],
+        mask: Bool[Array, "*#batch #heads #q kv"] | None,
+        key: PRNGKeyArray | None,
+    ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
+        batch = queries.shape[:-3]
+        mask = None if mask is None else jnp.broadcast_to(mask, (*batch, *mask.shape[-3:]))
+        rows = jax.tree.map(lambda y: y.reshape(-1, *y.shape[-3:]), (queries, keys, values, mask))
+        find = lambda row: self._find(row[0], row[1], row[2], row[3], key)
+        return jax.tree.map(lambda y: y.reshape(*batch, *y.shape[1:]), jax.lax.map(find, rows))
+
+
+def _better_row_by_row(
+    queries: Float[Array, "*batch heads q head_dim"], keys: Float[Array, "*batch heads head_dim kv"]
+) -> bool:
+    """Whether rows are large. Not where a batch may be spread over devices: a loop over rows would gather it."""
+    *batch, heads, q, _ = queries.shape
+    size = heads * q * keys.shape[-1] * jnp.dtype(at_least_float32(queries.dtype)).itemsize
+    return math.prod(batch) > 1 and size >= LARGE and jax.default_backend() == "cpu" and jax.device_count() == 1
