@@ -49,20 +49,37 @@ class Size:
     ffn: int
     vocab: int = 50265
 
+    @property
+    def encoder_weights(self) -> int:
+        return self.layers * (4 * self.dim**2 + 2 * self.dim * self.ffn)
+
+    @property
+    def decoder_weights(self) -> int:
+        """What a token is multiplied with: not the projections of the source."""
+        return self.layers * (6 * self.dim**2 + 2 * self.dim * self.ffn) + self.vocab * self.dim
+
     def encode(self, ceilings: Ceilings, lengths: Sequence[int]) -> float:
-        weights = self.layers * (4 * self.dim**2 + 2 * self.dim * self.ffn)
-        flops = sum(src * (2 * weights + self.layers * 4 * src * self.dim) for src in lengths)
-        return ceilings.seconds(4 * weights, flops)
+        flops = sum(src * (2 * self.encoder_weights + self.layers * 4 * src * self.dim) for src in lengths)
+        return ceilings.seconds(4 * self.encoder_weights, flops)
 
-    def step(self, ceilings: Ceilings, lengths: Sequence[int], beams: int) -> float:
-        """One token for each beam. The past is small beside the weights and is left out."""
-        weights = self.layers * (6 * self.dim**2 + 2 * self.dim * self.ffn) + self.vocab * self.dim
+    def read_source(self, ceilings: Ceilings, lengths: Sequence[int]) -> float:
+        """The keys and values of cross-attention."""
+        return ceilings.seconds(0, 4 * sum(lengths) * self.layers * self.dim**2)
+
+    def decode(self, ceilings: Ceilings, lengths: Sequence[int], rows: int) -> float:
+        """One call for `rows` tokens about each source: beams, or a target. Its past is small beside the weights and is
+        left out, as is a target's attention to itself."""
         source = sum(lengths) * self.layers * 2 * self.dim
-        return ceilings.seconds(4 * (weights + source), 2 * len(lengths) * beams * weights + 2 * beams * source)
+        flops = 2 * len(lengths) * rows * self.decoder_weights + 2 * rows * source
+        return ceilings.seconds(4 * (self.decoder_weights + source), flops)
 
-    def generate(self, ceilings: Ceilings, lengths: Sequence[int], beams: int, new: int) -> float:
-        project = ceilings.seconds(0, 4 * sum(lengths) * self.layers * self.dim**2)
-        return self.encode(ceilings, lengths) + project + new * self.step(ceilings, lengths, beams)
+    def forward(self, ceilings: Ceilings, lengths: Sequence[int], tgt: int) -> float:
+        read = self.encode(ceilings, lengths) + self.read_source(ceilings, lengths)
+        return read + self.decode(ceilings, lengths, tgt)
+
+    def generate(self, ceilings: Ceilings, lengths: Sequence[int], beams: int, calls: int) -> float:
+        read = self.encode(ceilings, lengths) + self.read_source(ceilings, lengths)
+        return read + calls * self.decode(ceilings, lengths, beams)
 
 
 SIZES = {

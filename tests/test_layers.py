@@ -55,8 +55,8 @@ def test_activations() -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_gelu_is_rounded_once(dtype: type) -> None:
-    """Within half a unit in the last place, and float32's own rounding of `1 + erf`. In its own arithmetic, `jax.nn.gelu`
-    is off by 4 and 5 units."""
+    """Within half a unit in the last place, and float32's own rounding of `1 + erf`; `jax.nn.gelu`, which computes in
+    these dtypes, is off by 4 and 5 units."""
     x = jnp.linspace(-3, 8, 1001).astype(dtype)
     wanted = np.array([v * 0.5 * math.erfc(-v / math.sqrt(2)) for v in np.asarray(x, np.float64)])
     error = np.abs(np.asarray(ACTIVATION_FUNCTIONS["gelu"](x), np.float64) - wanted)

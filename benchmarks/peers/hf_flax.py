@@ -1,5 +1,6 @@
 """Hugging Face's Flax: transformers 4.57 and flax, with `jit`."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,25 @@ class Peer:
     def forward(self, ids: np.ndarray, targets: np.ndarray, **_: Any):
         forward = jax.jit(lambda params, ids, y: self.model(ids, decoder_input_ids=y, params=params).logits)
         return lambda: jax.block_until_ready(forward(self.model.params, ids, targets))
+
+    def steps(self, ids: np.ndarray, new: int, **_: Any):
+        encoded = jax.jit(lambda params, ids: self.model.encode(ids, params=params))(self.model.params, ids)
+        start = self.model.init_cache(1, new, encoded)
+
+        @partial(jax.jit, donate_argnums=3)
+        def step(params: Any, tokens: jax.Array, position: jax.Array, cache: Any, encoded: Any):
+            options = dict(decoder_attention_mask=jnp.ones((1, new), int), decoder_position_ids=position[None, None])
+            out = self.model.decode(tokens, encoded, past_key_values=cache, params=params, **options)
+            return jnp.argmax(out.logits, axis=-1), out.past_key_values
+
+        def run() -> np.ndarray:
+            cache, tokens, written = jax.tree.map(jnp.copy, start), jnp.array([[2]]), []
+            for position in range(new):
+                tokens, cache = step(self.model.params, tokens, jnp.asarray(position), cache, encoded)
+                written.append(np.asarray(tokens[0]))
+            return np.stack(written, axis=1)
+
+        return run
 
     def generate(self, ids: np.ndarray, beams: int, new: int, sample: bool, **_: Any):
         mask = (ids != 1).astype(np.int32)  # 1 is padding

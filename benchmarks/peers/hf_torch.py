@@ -44,6 +44,23 @@ class Peer:
 
         return run
 
+    def steps(self, ids: np.ndarray, new: int, **_: Any):
+        with torch.inference_mode():
+            encoded = self.model.get_encoder()(self._ids(ids))
+
+        @torch.inference_mode()
+        def run() -> np.ndarray:
+            cache, tokens, written = None, torch.tensor([[2]], device=self.device), []
+            for _ in range(new):
+                out = self.model(
+                    encoder_outputs=encoded, decoder_input_ids=tokens, past_key_values=cache, use_cache=True
+                )
+                cache, tokens = out.past_key_values, out.logits.argmax(-1)
+                written.append(tokens[0].cpu().numpy())
+            return np.stack(written, axis=1)
+
+        return run
+
     def generate(self, ids: np.ndarray, beams: int, new: int, sample: bool, **_: Any):
         tokens, mask = self._ids(ids), self._ids(ids != 1)  # 1 is padding
         stop = dict(max_new_tokens=new, min_new_tokens=new, forced_bos_token_id=None, forced_eos_token_id=None)

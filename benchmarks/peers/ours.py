@@ -33,6 +33,25 @@ class Peer:
         forward = eqx.filter_jit(lambda model, ids, targets: model(ids, decoder_input_ids=targets).logits)
         return lambda: jax.block_until_ready(forward(self.model, ids, targets))
 
+    def steps(self, ids: np.ndarray, new: int, **_: Any):
+        """A loop of one's own over an encoded source, which the cache is made from."""
+        encoded = eqx.filter_jit(lambda model, ids: model.encode(ids))(self.model, ids[0])
+        begin = eqx.filter_jit(lambda model, encoded: model.init_cache(encoded, max_length=new))
+
+        @eqx.filter_jit(donate="all-except-first")
+        def step(model: Any, tokens: jax.Array, cache: Any):
+            out, cache = model.decode(tokens, cache)
+            return jnp.argmax(out.logits, axis=-1), cache
+
+        def run() -> np.ndarray:
+            cache, tokens, written = begin(self.model, encoded), jnp.array([2]), []
+            for _ in range(new):
+                tokens, cache = step(self.model, tokens, cache)
+                written.append(np.asarray(tokens))
+            return np.stack(written, axis=1)
+
+        return run
+
     def generate(self, ids: np.ndarray, beams: int, new: int, sample: bool, **_: Any):
         options = exactly(new)
         options |= dict(do_sample=True, top_k=50, key=jax.random.key(0)) if sample else {}
