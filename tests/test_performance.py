@@ -14,7 +14,8 @@ import bart_eqx
 from bart_eqx.generation import encoding, stages
 from bart_eqx.generation.top_k import top_k
 from bart_eqx.model import attention as attention_file
-from bart_eqx.model.layers import Linear, project
+from bart_eqx.model.cache import KVCache
+from bart_eqx.model.layers import Linear, project, rows_times_matrix
 from bart_eqx.model.quantized import QuantizedEmbedding, QuantizedLinear, rounded
 from support import random_model, relative_error
 
@@ -198,11 +199,43 @@ def test_layers_alike_are_traced_once() -> None:
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks for what XLA does on CPU")
-@pytest.mark.parametrize("rows, product", [(1, "f32[24,1]"), (5, "f32[24,5]"), (64, "f32[24,64]"), (65, "f32[65,24]")])
-def test_few_rows_come_second(rows: int, product: str) -> None:
+@pytest.mark.parametrize("dtype, wide", [("f32", "f32"), ("bf16", "f32"), ("s8", "s32")])
+@pytest.mark.parametrize("rows", [1, 5, 64, 65])
+def test_few_rows_come_second(rows: int, dtype: str, wide: str) -> None:
     """XLA exchanges the operands of a product that is transposed, and then takes twice as long."""
-    program = jax.jit(project).lower(jnp.zeros((rows, 20)), jnp.zeros((24, 20))).compile().as_text()
-    assert set(re.findall(r"= (f32\[[\d,]+\])\S* dot\(", str(program))) == {product}
+    types = {"f32": jnp.float32, "bf16": jnp.bfloat16, "s8": jnp.int8, "s32": jnp.int32}
+    x, matrix = jnp.zeros((rows, 20), types[dtype]), jnp.zeros((24, 20), types[dtype])
+    program = jax.jit(rows_times_matrix, static_argnums=2).lower(x, matrix, types[wide]).as_text(dialect="hlo")
+    taken = 2 if rows == 1 and dtype != wide else rows
+    product = f"{wide}[24,{taken}]" if rows <= 64 else f"{wide}[{rows},24]"
+    assert re.findall(r"= (\w+\[[\d,]+\])\S* dot\(", program) == [product]
+    if dtype == "f32":
+        compiled = str(jax.jit(rows_times_matrix, static_argnums=2).lower(x, matrix, types[wide]).compile().as_text())
+        assert set(re.findall(r"= (f32\[[\d,]+\])\S* dot\(", compiled)) == {product}
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks for what XLA does on CPU")
+def test_narrow_matrices_stay_narrow() -> None:
+    """Also where the rows lie transposed, as one product leaves them to the next: for such, XLA widens the matrix."""
+    x, first, second = (jnp.zeros(shape, jnp.bfloat16) for shape in ((4, 64), (256, 64), (128, 256)))
+    twice = lambda x, first, second: project(jnp.sin(project(x, first)), second)
+    program = str(jax.jit(twice).lower(x, first, second).compile().as_text())
+    assert not re.findall(r"f32\[(?:256,64|128,256)\]", program)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks for what XLA does on CPU")
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_narrow_caches_are_written_narrow(dtype: type) -> None:
+    """XLA would widen all slots, write one, and narrow all of them again."""
+    kv = KVCache(jnp.zeros((3, 12, 17), dtype), jnp.zeros((3, 17, 12), dtype))
+    new = jnp.full((3, 12, 1), 2, dtype), jnp.full((3, 1, 12), 3, dtype)
+    write = jax.jit(lambda kv, new, start: kv.write(*new, start))
+    program = str(write.lower(kv, new, jnp.asarray(5)).compile().as_text())
+    assert dtype == jnp.float32 or not re.findall(r"f32\[3,(?:12,17|17,12)\]", program)
+    written = write(kv, new, jnp.asarray(5))
+    slots = np.arange(17) == 5
+    assert written.keys.dtype == dtype and np.array_equal(written.keys[0, 0], 2 * slots)
+    assert written.values.dtype == dtype and np.array_equal(written.values[0, :, 0], 3 * slots)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])

@@ -24,10 +24,18 @@ class KVCache(eqx.Module):
         """The cache with `new` tokens at slot `start` and after. The caller sees to it that they fit."""
         if keys.shape == self.keys.shape:
             return KVCache(keys, values)  # what fills the cache is the cache: a whole sequence costs no copy
-        return KVCache(
-            jax.lax.dynamic_update_slice_in_dim(self.keys, keys, start, axis=-1),
-            jax.lax.dynamic_update_slice_in_dim(self.values, values, start, axis=-2),
-        )
+        return KVCache(written(self.keys, keys, start, axis=-1), written(self.values, values, start, axis=-2))
+
+
+def written(
+    x: Float[Array, "..."], new: Float[Array, "..."], start: Integer[Array, ""], *, axis: int
+) -> Float[Array, "..."]:
+    """`x` with `new` from `start` on. Narrow numbers as integers: XLA on CPU would widen all of `x` for it."""
+    if x.dtype.itemsize > 2:
+        return jax.lax.dynamic_update_slice_in_dim(x, new, start, axis)
+    bits = lambda y: jax.lax.bitcast_convert_type(y, jnp.uint16)
+    extended = jax.lax.dynamic_update_slice_in_dim(bits(x), bits(new), start, axis)
+    return jax.lax.bitcast_convert_type(extended, x.dtype)
 
 
 class DecoderCache(eqx.Module):

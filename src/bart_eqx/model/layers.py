@@ -57,34 +57,27 @@ def times_transposed(x: Shaped[Array, "m k"], y: Shaped[Array, "n k"], dtype: DT
     return jax.lax.dot_general(x, y, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
 
 
-def few_on_cpu(rows: Shaped[Array, "m k"]) -> bool:
-    """Whether `matrix_first` pays: up to 64 rows, where XLA on CPU spends more on packing the matrix than on sums."""
-    return rows.shape[0] <= 64 and jax.default_backend() == "cpu"
+def rows_times_matrix(
+    rows: Shaped[Array, "m k"], matrix: Shaped[Array, "n k"], dtype: DTypeLike
+) -> Shaped[Array, "m n"]:
+    """`rows @ matrix.T`, summed in `dtype`, in the form for which XLA has a quick kernel (`docs/performance.md`).
 
-
-def matrix_first(rows: Shaped[Array, "m k"], weight: Shaped[Array, "n k"], dtype: DTypeLike) -> Shaped[Array, "m n"]:
-    """`rows @ weight.T` with the operands exchanged: XLA on CPU packs the second, and reads the first as it lies.
-
-    Behind the barrier, for of a transposed product XLA makes the product of the operands exchanged back.
+    On CPU it packs the second operand and reads the first as it lies. Up to 64 rows, packing the matrix takes longer
+    than the sums, and therefore it comes first: behind a barrier, for of a transposed product XLA makes the product of
+    the operands exchanged back. Narrow numbers have a kernel for two rows and more, which lie one after the other: what
+    is left of another product is transposed, and a reshape that cannot be folded undoes that.
     """
-    return jax.lax.optimization_barrier(times_transposed(weight, rows, dtype)).T
+    if rows.shape[0] > 64 or jax.default_backend() != "cpu":
+        return times_transposed(rows, matrix, dtype)
+    barrier, few = jax.lax.optimization_barrier, rows
+    if rows.dtype != dtype:
+        few = jnp.concatenate([rows, rows]) if rows.shape[0] == 1 else barrier(rows[None]).reshape(rows.shape)
+    return barrier(times_transposed(matrix, few, dtype)).T[: rows.shape[0]]
 
 
 def project(x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_dim"]) -> Float[Array, "*batch out_dim"]:
-    """`x @ weight.T`, summed in at least float32 and returned in the dtype of `x`.
-
-    The forms are those for which XLA has a quick kernel on CPU (`docs/performance.md`). Narrow numbers have one for two
-    rows and more, and gain nothing from having the matrix first.
-    """
-    rows = x.reshape(-1, x.shape[-1])
-    wide = at_least_float32(x.dtype)
-    few = few_on_cpu(rows)
-    if few and x.dtype == wide:
-        product = matrix_first(rows, weight, wide)
-    elif few and rows.shape[0] == 1:
-        product = times_transposed(jnp.concatenate([rows, rows]), weight, wide)[:1]
-    else:
-        product = times_transposed(rows, weight, wide)
+    """`x @ weight.T`, summed in at least float32 and returned in the dtype of `x`."""
+    product = rows_times_matrix(x.reshape(-1, x.shape[-1]), weight, at_least_float32(x.dtype))
     return product.reshape(*x.shape[:-1], weight.shape[0]).astype(x.dtype)
 
 

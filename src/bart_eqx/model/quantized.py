@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int8, Integer, PyTree
 
 from ..typing import Array, HostArray
-from .layers import AbstractEmbedding, AbstractLinear, Embedding, Linear, few_on_cpu, matrix_first, times_transposed
+from .layers import AbstractEmbedding, AbstractLinear, Embedding, Linear, rows_times_matrix
 
 
 Model = TypeVar("Model", bound=PyTree)
@@ -92,9 +92,5 @@ def project_rounded(
 ) -> Float[Array, "*batch out_dim"]:
     """`x @ (weight_scale * weight).T`, with `x` rounded as well."""
     rows, scale = rounded(x.reshape(-1, x.shape[-1]).astype(jnp.float32))
-    if alone := rows.shape[0] == 1:  # on CPU, XLA has a quick kernel for two rows and more
-        rows = jnp.concatenate([rows, rows])
-    long = weight.shape[0] < weight.shape[1]  # many short sums are no quicker with the matrix first
-    sums = (matrix_first if long and few_on_cpu(rows) else times_transposed)(rows, weight, jnp.int32)
-    product = (sums[:1] if alone else sums).astype(jnp.float32) * scale[:, None] * weight_scale
+    product = rows_times_matrix(rows, weight, jnp.int32).astype(jnp.float32) * scale[:, None] * weight_scale
     return product.reshape(*x.shape[:-1], weight.shape[0]).astype(x.dtype)
