@@ -18,7 +18,7 @@ OURS, THEIRS = "#3f51b5", "#b0b4c8"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--record", type=Path, default=HERE / "results" / "zen4.json")
+    parser.add_argument("--record", type=Path, default=HERE / "results" / "xeon-amx.json")
     parser.add_argument("--output", type=Path, default=HERE.parent / "docs" / "performance.svg")
     arguments = parser.parse_args()
     workloads = json.loads(arguments.record.read_text())["workloads"]
