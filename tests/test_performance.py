@@ -237,6 +237,19 @@ def test_narrow_caches_are_written_narrow(dtype: type) -> None:
     assert written.keys.dtype == dtype and np.array_equal(written.keys[0, 0], 2 * slots)
     assert written.values.dtype == dtype and np.array_equal(written.values[0, :, 0], 3 * slots)
 
+    weights = jnp.asarray(np.random.default_rng(0).integers(1, 9, (2, 3, 12, 17)), dtype)
+
+    @jax.grad
+    def gradients(arrays: tuple[KVCache, tuple[jax.Array, jax.Array]]) -> jax.Array:
+        kv, new = arrays
+        kv = kv.write(*new, jnp.asarray(5))
+        return jnp.sum(weights[0] * kv.keys) + jnp.sum(weights[1] * jnp.swapaxes(kv.values, 1, 2))
+
+    of_kv, (of_keys, of_values) = gradients((kv, new))
+    assert np.array_equal(of_kv.keys, weights[0] * ~slots) and np.array_equal(of_keys, weights[0, ..., 5:6])
+    assert np.array_equal(jnp.swapaxes(of_kv.values, 1, 2), weights[1] * ~slots)
+    assert np.array_equal(jnp.swapaxes(of_values, 1, 2), weights[1, ..., 5:6])
+
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])

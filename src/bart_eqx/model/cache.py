@@ -31,11 +31,16 @@ def written(
     x: Float[Array, "..."], new: Float[Array, "..."], start: Integer[Array, ""], *, axis: int
 ) -> Float[Array, "..."]:
     """`x` with `new` from `start` on. Narrow numbers as integers: XLA on CPU would widen all of `x` for it."""
-    if x.dtype.itemsize > 2:
-        return jax.lax.dynamic_update_slice_in_dim(x, new, start, axis)
+    put = lambda x, new, start: jax.lax.dynamic_update_slice_in_dim(x, new, start, axis)
+    if x.dtype.itemsize != 2:
+        return put(x, new, start)
     bits = lambda y: jax.lax.bitcast_convert_type(y, jnp.uint16)
-    extended = jax.lax.dynamic_update_slice_in_dim(bits(x), bits(new), start, axis)
-    return jax.lax.bitcast_convert_type(extended, x.dtype)
+    put_bits = jax.custom_jvp(
+        lambda x, new, start: jax.lax.bitcast_convert_type(put(bits(x), bits(new), start), x.dtype)
+    )
+    # Integers have no derivative: that of a write is the same write.
+    put_bits.defjvp(lambda at, along: (put_bits(*at), put(along[0], along[1], at[2])))
+    return put_bits(x, new, start)
 
 
 class DecoderCache(eqx.Module):
