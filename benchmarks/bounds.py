@@ -73,13 +73,10 @@ class Size:
         flops = 2 * len(lengths) * rows * self.decoder_weights + 2 * rows * source
         return ceilings.seconds(4 * (self.decoder_weights + source), flops)
 
-    def forward(self, ceilings: Ceilings, lengths: Sequence[int], tgt: int) -> float:
+    def generate(self, ceilings: Ceilings, lengths: Sequence[int], rows: int, calls: int) -> float:
+        """A forward pass is one call, for a whole target."""
         read = self.encode(ceilings, lengths) + self.read_source(ceilings, lengths)
-        return read + self.decode(ceilings, lengths, tgt)
-
-    def generate(self, ceilings: Ceilings, lengths: Sequence[int], beams: int, calls: int) -> float:
-        read = self.encode(ceilings, lengths) + self.read_source(ceilings, lengths)
-        return read + calls * self.decode(ceilings, lengths, beams)
+        return read + calls * self.decode(ceilings, lengths, rows)
 
 
 SIZES = {

@@ -126,9 +126,9 @@ def bound(ceilings: Ceilings, workload: dict[str, Any]) -> float:
         case "encode":
             return size.encode(ceilings, sources)
         case "forward":
-            return size.forward(ceilings, sources, workload["tgt"])
+            return size.generate(ceilings, sources, workload["tgt"], 1)
         case "train":
-            return 3 * size.forward(ceilings, sources, workload["tgt"])
+            return 3 * size.generate(ceilings, sources, workload["tgt"], 1)
         case "steps":
             return size.read_source(ceilings, sources) + new * size.decode(ceilings, sources, beams)
         case "copy" if workload["drafts"] and not workload.get("free"):  # all are right: so many tokens a call, and one

@@ -6,13 +6,15 @@ decoder and cross attention, with a cache or without one, and has no flag for an
 
 import abc
 import math
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray, PyTree
 
 from ..typing import Array
 from .layers import AbstractLinear, Linear, at_least_float32
@@ -108,9 +110,12 @@ class BartAttention(AbstractAttention):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"]]:
         queries = self._split_heads(self.q_proj(x)) * (keys.shape[-2] ** -0.5)
+        arrays = (queries, keys, values, mask)
         draws_nothing = self.dropout.inference or self.dropout.p == 0
-        find = self._find_row_by_row if draws_nothing and _better_row_by_row(queries, keys) else self._find
-        found, weights = find(queries, keys, values, mask, key)
+        if draws_nothing and _better_row_by_row(queries, keys):
+            found, weights = _row_by_row(lambda row: self._find(*row, key=key), arrays, queries.shape[:-3])
+        else:
+            found, weights = self._find(*arrays, key=key)
         return self.out_proj(jnp.swapaxes(found, -2, -3).reshape(x.shape)), weights
 
     def _find(
@@ -119,6 +124,7 @@ class BartAttention(AbstractAttention):
         keys: Float[Array, "*batch heads head_dim kv"],
         values: Float[Array, "*batch heads kv head_dim"],
         mask: Bool[Array, "*#batch #heads #q kv"] | None,
+        *,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
         dtype, wide = queries.dtype, at_least_float32(queries.dtype)
@@ -129,19 +135,12 @@ class BartAttention(AbstractAttention):
         dropped = self.dropout(weights, key=key)
         return jnp.matmul(dropped, values, preferred_element_type=wide).astype(dtype), weights
 
-    def _find_row_by_row(
-        self,
-        queries: Float[Array, "*batch heads q head_dim"],
-        keys: Float[Array, "*batch heads head_dim kv"],
-        values: Float[Array, "*batch heads kv head_dim"],
-        mask: Bool[Array, "*#batch #heads #q kv"] | None,
-        key: PRNGKeyArray | None,
-    ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
-        batch = queries.shape[:-3]
-        mask = None if mask is None else jnp.broadcast_to(mask, (*batch, *mask.shape[-3:]))
-        rows = jax.tree.map(lambda y: y.reshape(-1, *y.shape[-3:]), (queries, keys, values, mask))
-        find = lambda row: self._find(row[0], row[1], row[2], row[3], key)
-        return jax.tree.map(lambda y: y.reshape(*batch, *y.shape[1:]), jax.lax.map(find, rows))
+
+def _row_by_row(function: Callable[[Any], PyTree[Array]], arrays: PyTree[Array], batch: tuple[int, ...]) -> Any:
+    """`function` of one row after the other: of `arrays`, `[*batch, _, _, _]`, what the last three axes hold."""
+    row_of = lambda x: jnp.broadcast_to(x, (*batch, *x.shape[-3:])).reshape(-1, *x.shape[-3:])
+    found = jax.lax.map(function, jax.tree.map(row_of, arrays))
+    return jax.tree.map(lambda y: y.reshape(*batch, *y.shape[1:]), found)
 
 
 def _better_row_by_row(
