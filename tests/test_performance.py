@@ -16,7 +16,7 @@ from bart_eqx.generation.top_k import top_k
 from bart_eqx.model import attention as attention_file
 from bart_eqx.model.cache import KVCache
 from bart_eqx.model.layers import Linear, project, rows_times_matrix
-from bart_eqx.model.quantized import QuantizedEmbedding, QuantizedLinear, rounded
+from bart_eqx.model.quantized import QuantizedEmbedding, QuantizedLinear, project_rounded, rounded
 from support import random_model, relative_error
 
 
@@ -277,6 +277,16 @@ class TestQuantize:
         assert np.all(
             np.abs(x - np.asarray(integers) * np.asarray(scale)[:, None]) <= 0.501 * np.asarray(scale)[:, None]
         )
+
+    @pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("rows", [2, 32])
+    def test_no_number_stays_none(self, rows: int, value: float) -> None:
+        """Of many rows, `jnp.max` on CPU has no NaN: XLA's fast maximum leaves it out."""
+        x = np.random.default_rng(0).standard_normal((rows, 768)).astype(np.float32)
+        x[1, 500] = value
+        weight, weight_scale = rounded(jnp.ones((3, 768)))
+        product = np.asarray(jax.jit(project_rounded)(jnp.asarray(x), weight, weight_scale))
+        assert np.all(np.isnan(product[1])) and np.all(np.isfinite(np.delete(product, 1, axis=0)))
 
     def test_linear(self, model: bart_eqx.BartForConditionalGeneration) -> None:
         """One row, many, and no leading axis: as in float64 from the same integers."""

@@ -82,9 +82,11 @@ class QuantizedEmbedding(AbstractEmbedding):
 
 def rounded(x: Float[Array, "rows dim"]) -> tuple[Int8[Array, "rows dim"], Float[Array, " rows"]]:
     """Each row as integers from -127 to 127, and what these are to be multiplied with."""
-    largest = jnp.max(jnp.abs(x), axis=-1, keepdims=True).astype(jnp.float32)
-    scale = jnp.where(largest == 0, 1, largest / 127)  # NaN stays NaN
-    return jnp.round(x / scale).astype(jnp.int8), scale[:, 0].astype(x.dtype)
+    wide = x.astype(jnp.float32)
+    largest = jnp.max(jnp.abs(wide), axis=-1, keepdims=True)
+    largest += 0 * jnp.sum(wide, axis=-1, keepdims=True)  # a NaN stays one: XLA's maximum of many rows leaves it out
+    scale = jnp.where(largest == 0, 1, largest / 127)
+    return jnp.round(wide / scale).astype(jnp.int8), scale[:, 0].astype(x.dtype)
 
 
 def project_rounded(
