@@ -5,19 +5,17 @@ decoder and cross attention, with a cache or without one, and has no flag for an
 """
 
 import abc
-import math
-from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, PRNGKeyArray, PyTree
+from jaxtyping import Bool, Float, PRNGKeyArray
 
 from ..typing import Array
 from .layers import AbstractLinear, Linear, at_least_float32
+from .rows import in_turn, may_take_turns
 
 
 # On CPU, a row of a batch whose scores take so many bytes is attended to alone (`docs/performance.md`).
@@ -110,12 +108,16 @@ class BartAttention(AbstractAttention):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"]]:
         queries = self._split_heads(self.q_proj(x)) * (keys.shape[-2] ** -0.5)
-        arrays = (queries, keys, values, mask)
+        *batch, heads, q, _ = queries.shape
         draws_nothing = self.dropout.inference or self.dropout.p == 0
-        if draws_nothing and _better_row_by_row(queries, keys):
-            found, weights = _row_by_row(lambda row: self._find(*row, key=key), arrays, queries.shape[:-3])
+        size = heads * q * keys.shape[-1] * jnp.dtype(at_least_float32(x.dtype)).itemsize
+        if draws_nothing and size >= LARGE and may_take_turns(tuple(batch)):
+            if mask is not None:
+                mask = jnp.broadcast_to(mask, (*batch, *mask.shape[-3:]))
+            arrays = (queries, keys, values, mask)
+            found, weights = in_turn(lambda row: self._find(*row, key=key), arrays, tuple(batch), rows=1)
         else:
-            found, weights = self._find(*arrays, key=key)
+            found, weights = self._find(queries, keys, values, mask, key=key)
         return self.out_proj(jnp.swapaxes(found, -2, -3).reshape(x.shape)), weights
 
     def _find(
@@ -134,19 +136,3 @@ class BartAttention(AbstractAttention):
         weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
         dropped = self.dropout(weights, key=key)
         return jnp.matmul(dropped, values, preferred_element_type=wide).astype(dtype), weights
-
-
-def _row_by_row(function: Callable[[Any], PyTree[Array]], arrays: PyTree[Array], batch: tuple[int, ...]) -> Any:
-    """`function` of one row after the other: of `arrays`, `[*batch, _, _, _]`, what the last three axes hold."""
-    row_of = lambda x: jnp.broadcast_to(x, (*batch, *x.shape[-3:])).reshape(-1, *x.shape[-3:])
-    found = jax.lax.map(function, jax.tree.map(row_of, arrays))
-    return jax.tree.map(lambda y: y.reshape(*batch, *y.shape[1:]), found)
-
-
-def _better_row_by_row(
-    queries: Float[Array, "*batch heads q head_dim"], keys: Float[Array, "*batch heads head_dim kv"]
-) -> bool:
-    """Whether rows are large. Not where a batch may be spread over devices: a loop over rows would gather it."""
-    *batch, heads, q, _ = queries.shape
-    size = heads * q * keys.shape[-1] * jnp.dtype(at_least_float32(queries.dtype)).itemsize
-    return math.prod(batch) > 1 and size >= LARGE and jax.default_backend() == "cpu" and jax.device_count() == 1

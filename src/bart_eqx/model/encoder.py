@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -24,6 +25,11 @@ from .layers import (
 )
 from .masks import padding_mask
 from .outputs import BaseModelOutput
+from .rows import in_turn, may_take_turns
+
+
+# On CPU, so many tokens and more go through the layers in parts of so few or less (`docs/performance.md`).
+MANY, FEW = 4096, 1024
 
 
 class BartEncoderLayer(eqx.Module):
@@ -139,8 +145,30 @@ class BartEncoder(eqx.Module):
         x = self.dropout(self.layernorm_embedding(x), key=embed_key)
         mask = None if attention_mask is None else padding_mask(attention_mask)
 
+        through_layers = partial(
+            self._through_layers,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            key=layers_key,
+        )
+        *batch, src, _ = x.shape
+        count = math.prod(batch)
+        if key is None and count * src >= MANY and may_take_turns(tuple(batch)):
+            rows = math.ceil(count / math.ceil(count * src / FEW))
+            return in_turn(lambda some: through_layers(*some), (x, mask), tuple(batch), rows=rows)
+        return through_layers(x, mask)
+
+    def _through_layers(
+        self,
+        x: Float[Array, "*batch src dim"],
+        mask: Bool[Array, "*batch 1 1 src"] | None,
+        *,
+        output_attentions: bool,
+        output_hidden_states: bool,
+        key: PRNGKeyArray | None,
+    ) -> BaseModelOutput:
         hidden_states, attentions = [x], []
-        for layer, layer_key in zip(self.layers, split_or_none(layers_key, len(self.layers)), strict=True):
+        for layer, layer_key in zip(self.layers, split_or_none(key, len(self.layers)), strict=True):
             inside_key, drop_key = split_or_none(layer_key, 2)
             y, weights = eqx.filter_jit(layer)(x, mask, key=inside_key)  # layers alike are traced once
             x = self.layerdrop(y, x, key=drop_key)
