@@ -89,6 +89,8 @@ def test_encoding_follows_the_tokens(
         where = mask if given is not None else np.ones_like(mask)
         assert relative_error(encode(given)[where], wanted[where]) <= 5e-6
     assert np.all(np.asarray(encode(jnp.asarray(mask)))[2, 6:] == 0)  # five tokens: computed at half the width
+    monkeypatch.setattr(encoding, "WORTHWHILE", 12)
+    assert np.all(np.asarray(encode(jnp.asarray(mask)))[2, 6:] != 0)  # eleven are too few to go row by row
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu" or jax.device_count() > 1, reason="goes row by row on one CPU")

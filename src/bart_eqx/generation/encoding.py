@@ -8,8 +8,10 @@ from ..model.conditional_generation import BartForConditionalGeneration
 from ..typing import Array
 
 
-# A row is computed at the first of these parts of the batch's width into which it fits, where that is worth a program.
-PARTS, WORTHWHILE = (4, 2, 1), 128
+# A row is computed at the first of these parts of the batch's width into which it fits.
+PARTS = (4, 2, 1)
+# Fewer tokens are not work enough for all cores: rows that are shorter are computed together.
+WORTHWHILE = 128
 
 
 def encoded(
@@ -17,13 +19,14 @@ def encoded(
     input_ids: Integer[Array, "batch src"],
     attention_mask: Bool[Array, "batch src"] | None,
 ) -> Float[Array, "batch src dim"]:
-    """`model.encode`, and zeros at the padding of rows that end early.
+    """`model.encode`, but for what it makes of padding.
 
-    On CPU row after row: the scores of one stay in the processor's cache, one is work enough for all cores, and a short
-    row costs what it has. Elsewhere the batch at once, as a batch of one everywhere: it was padded to share a program.
+    On CPU row after row: the scores of one stay in the processor's cache, and a row that ends early costs what it has.
+    Elsewhere the batch at once, as a batch of one everywhere: it was padded to share a program.
     """
     whole = lambda ids, mask: model.encode(ids, mask).last_hidden_state
-    if input_ids.shape[0] == 1:
+    batch, src = input_ids.shape
+    if batch == 1 or src < WORTHWHILE:
         return whole(input_ids, attention_mask)
     rows = lambda ids, mask: _row_by_row(model, ids, mask)
     return jax.lax.platform_dependent(input_ids, attention_mask, cpu=rows, default=whole)
@@ -37,7 +40,7 @@ def _row_by_row(
     if attention_mask is None:
         return jax.lax.map(lambda ids: model.encode(ids).last_hidden_state, input_ids)
     src = input_ids.shape[-1]
-    widths = [src] if src < WORTHWHILE else [-(-src // part) for part in PARTS]
+    widths = [-(-src // part) for part in PARTS]
 
     def at_width(width: int):
         def encode(ids: Integer[Array, " src"], mask: Bool[Array, " src"]) -> Float[Array, "src dim"]:
