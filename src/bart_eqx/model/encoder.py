@@ -28,8 +28,9 @@ from .outputs import BaseModelOutput
 from .rows import in_turn, may_take_turns
 
 
-# On CPU, so many tokens and more go through the layers in parts of so few or less (`docs/performance.md`).
-MANY, FEW = 4096, 1024
+# On CPU, so many tokens and more go through the layers in parts whose vectors take so many bytes, or a row
+# (`docs/performance.md`).
+MANY, PART = 4096, 3 << 19
 
 
 class BartEncoderLayer(eqx.Module):
@@ -154,7 +155,7 @@ class BartEncoder(eqx.Module):
         *batch, src, _ = x.shape
         count = math.prod(batch)
         if key is None and count * src >= MANY and may_take_turns(tuple(batch)):
-            rows = math.ceil(count / math.ceil(count * src / FEW))
+            rows = math.ceil(count / math.ceil(x.nbytes / PART))
             return in_turn(lambda some: through_layers(*some), (x, mask), tuple(batch), rows=rows)
         return through_layers(x, mask)
 
