@@ -19,9 +19,9 @@ def may_take_turns(batch: tuple[int, ...]) -> bool:
 def in_turn(
     function: Callable[[Any], PyTree[Array]], arrays: PyTree[Array], batch: tuple[int, ...], *, rows: int
 ) -> Any:
-    """`function` of `arrays`, `[*batch, ...]`, given to it as `[rows, ...]`; if some are left, they come last.
+    """`function` of `arrays`, `[*batch, ...]`: it is given `[rows, ...]`, the last time what is left.
 
-    What it returns has the rows' axis first again. One row may not depend on another.
+    It returns as many, and what it makes of a row may not depend on others.
     """
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), arrays)
     count = math.prod(batch)
