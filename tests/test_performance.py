@@ -32,6 +32,10 @@ CONFIG = bart_eqx.BartConfig(
     decoder_ffn_dim=28,
     forced_eos_token_id=None,
 )
+ON_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks for what XLA does on CPU")
+ON_ONE_CPU = pytest.mark.skipif(
+    jax.default_backend() != "cpu" or jax.device_count() > 1, reason="rows take turns on one CPU only"
+)
 OPTIONS: dict[str, Any] = dict(max_length=14, min_length=9, num_beams=3, num_return_sequences=2)
 
 
@@ -93,7 +97,7 @@ def test_encoding_follows_the_tokens(
     assert np.all(np.asarray(encode(jnp.asarray(mask)))[2, 6:] != 0)  # eleven are too few to go row by row
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu" or jax.device_count() > 1, reason="goes row by row on one CPU")
+@ON_ONE_CPU
 class TestLargeRows:
     """Attention over the rows of a batch one by one: the same numbers, and their gradients."""
 
@@ -105,7 +109,7 @@ class TestLargeRows:
         attention = model.model.encoder.layers[0].self_attn
         random = np.random.default_rng(0)
         with jax.enable_x64(True):
-            attention = jax.tree.map(lambda x: x.astype(np.float64) if eqx.is_inexact_array(x) else x, attention)
+            attention = in_float64(attention)
             x, source = (jnp.asarray(random.standard_normal((3, 2, n, 24))) for n in (5, 7))
             shapes = {"padding": (3, 2, 1, 1, 7), "pairs": (1, 2, 1, 5, 7)}
             allowed = None if mask is None else jnp.asarray(random.random(shapes[mask]) < 0.6)
@@ -136,7 +140,7 @@ class TestLargeRows:
         assert not loops(attend, drops, x) and loops(attend, eqx.nn.inference_mode(drops), x)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu" or jax.device_count() > 1, reason="goes by parts on one CPU")
+@ON_ONE_CPU
 class TestManyTokens:
     """The encoder's layers over a part of the rows at a time: the same numbers, and their gradients."""
 
@@ -155,7 +159,7 @@ class TestManyTokens:
         if masked:
             mask = np.arange(11) < random.integers(2, 12, (*batch, 1))
         with jax.enable_x64(True):
-            bart = jax.tree.map(lambda x: x.astype(np.float64) if eqx.is_inexact_array(x) else x, model.model)
+            bart = in_float64(model.model)
 
             @eqx.filter_value_and_grad(has_aux=True)
             def encode(bart: bart_eqx.BartModel) -> tuple[jax.Array, Any]:
@@ -181,6 +185,10 @@ class TestManyTokens:
         assert loops(encode(ids), model)
         assert not loops(encode(ids[:, :10]), model) and not loops(encode(np.full(22, 5)), model)
         assert not loops(lambda model, key: encode(ids)(model, key=key), model, jax.random.key(0))
+
+
+def in_float64(tree: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(np.float64) if eqx.is_inexact_array(x) else x, tree)
 
 
 def flat(tree: Any) -> jax.Array:
@@ -211,7 +219,7 @@ def test_top_k_of_equals_in_different_chunks() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks for what XLA does on CPU")
+@ON_CPU
 @pytest.mark.parametrize("rows", [1, 2])
 def test_the_cache_is_written_in_place(model: bart_eqx.BartForConditionalGeneration, rows: int) -> None:
     """Keys and values of two layers are four writes. Where one is done twice, for what reads it and for the next step,
@@ -247,7 +255,7 @@ def test_layers_alike_are_traced_once() -> None:
     assert traced == ["encoder", "decoder"]
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks for what XLA does on CPU")
+@ON_CPU
 @pytest.mark.parametrize("dtype, wide", [("f32", "f32"), ("bf16", "f32"), ("s8", "s32")])
 @pytest.mark.parametrize("rows", [1, 5, 64, 65])
 def test_few_rows_come_second(rows: int, dtype: str, wide: str) -> None:
@@ -263,7 +271,7 @@ def test_few_rows_come_second(rows: int, dtype: str, wide: str) -> None:
         assert set(re.findall(r"= (f32\[[\d,]+\])\S* dot\(", compiled)) == {product}
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks for what XLA does on CPU")
+@ON_CPU
 def test_narrow_matrices_stay_narrow() -> None:
     """Also where the rows lie transposed, as one product leaves them to the next: for such, XLA widens the matrix."""
     x, first, second = (jnp.zeros(shape, jnp.bfloat16) for shape in ((4, 64), (256, 64), (128, 256)))
@@ -272,7 +280,7 @@ def test_narrow_matrices_stay_narrow() -> None:
     assert not re.findall(r"f32\[(?:256,64|128,256)\]", program)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="looks for what XLA does on CPU")
+@ON_CPU
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_narrow_caches_are_written_narrow(dtype: type) -> None:
     """XLA would widen all slots, write one, and narrow all of them again."""

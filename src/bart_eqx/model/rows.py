@@ -21,7 +21,8 @@ def in_turn(
 ) -> Any:
     """`function` of `arrays`, `[*batch, ...]`: it is given `[rows, ...]`, the last time what is left.
 
-    It returns as many, and what it makes of a row may not depend on others.
+    It returns as many, and what it makes of a row may not depend on others. `jax.lax.map` with a `batch_size` would
+    map over the rows of a part, and hide from attention that there are some.
     """
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), arrays)
     count = math.prod(batch)
