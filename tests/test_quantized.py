@@ -47,8 +47,8 @@ class TestQuantize:
         assert np.all(np.isnan(product[1])) and np.all(np.isfinite(np.delete(product, 1, axis=0)))
 
     def test_the_scale_is_rounded_before_the_integers(self) -> None:
-        """In bfloat16: the integers make up for the scale's rounding, which would cost 3 % more error than float32's
-        own scale has. Measured 1.0005; with the scale rounded last, 1.03."""
+        """In bfloat16: the integers make up for the scale's rounding, which costs 2 to 3 % more error where it
+        comes last. Measured 1.0017 of float32's error; with the scale rounded last, 1.021."""
         x = np.random.default_rng(0).standard_normal((64, 768)).astype(np.float32)
         x = np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32)
         error = lambda dtype: np.linalg.norm(x - dequantized(*quantize_rows(jnp.asarray(x, dtype))))
@@ -72,8 +72,8 @@ class TestQuantize:
         assert relative_error(along, jnp.sum(wanted_of_x * x)) <= 1e-5
 
     def test_gradients_of_a_model(self, model: bart_eqx.BartForConditionalGeneration) -> None:
-        """Every bias and norm learns in the direction in which it does in float32. Smallest cosine measured: 0.996;
-        without derivatives of the rounded products it is 0.15."""
+        """Every bias and norm learns in the direction in which it does in float32. Smallest cosine measured: 0.9968;
+        without derivatives of the rounded products, 0.15 for the same layer of the demo."""
         ids, mask = source()
         loss = lambda model: jnp.sum(jnp.sin(model(ids, mask).logits))
         gradients, wanted = (eqx.filter_jit(eqx.filter_grad(loss))(m) for m in (bart_eqx.quantize(model), model))
