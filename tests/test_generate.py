@@ -676,10 +676,48 @@ def test_a_row_whose_scores_are_nan(model: Model, search: dict) -> None:
     spoilt = functools.partial(generate, model, source, max_length=6, **search)
     np.testing.assert_array_equal(spoilt(logits_processor=[spoil]).finite, [True, False])
     if "num_beams" not in search:  # all beams of a row do not end at once
-        ended = spoilt(logits_processor=[end, spoil])
+        ended = spoilt(logits_processor=[end, spoil], **FREE)  # `end` would bar the forced one
         assert ended.finite.all() and ended.lengths[1] == 2 < 4 <= ended.lengths[0]
-    with pytest.raises(FloatingPointError, match="scores of the model are NaN"):
+    with pytest.raises(FloatingPointError, match="scores are NaN or infinite"):
         list(stream(model, source, max_length=6, logits_processor=[spoil]))
+
+
+@pytest.mark.parametrize("search", [*SEARCHES, "allowed"])
+def test_a_row_in_which_every_token_is_barred(model: Model, search: str) -> None:
+    """Only that row means nothing. Beams that can go on make up for one that cannot."""
+    options: dict[str, Any] = SEARCHES.get(search, dict(prefix_allowed_tokens=[[20, 21], [20]])) | FREE
+    source = np.full((2, 3), 5)
+
+    def bar(logits: Array, tokens: Array, length: Array) -> Array:
+        second = jnp.arange(logits.shape[0])[:, None, None] == 1
+        return jnp.where(second & (length == 3), -jnp.inf, logits)
+
+    def bar_a_beam(logits: Array, tokens: Array, length: Array) -> Array:
+        return jnp.where((jnp.arange(logits.shape[1]) == 1)[:, None] & (length == 3), -jnp.inf, logits)
+
+    result = generate(model, source, max_length=6, min_length=4, logits_processor=[bar], **options)
+    np.testing.assert_array_equal(result.finite, [True, False])
+    if search in ("beams", "groups"):
+        assert generate(model, source, max_length=6, logits_processor=[bar_a_beam], **options).finite.all()
+    if search in ("greedy", "sampling", "allowed"):
+        with pytest.raises(FloatingPointError, match="bar every token"):
+            list(stream(model, source, max_length=6, min_length=4, logits_processor=[bar], **options))
+
+
+@pytest.mark.parametrize("search", ["beams", pytest.param("groups", marks=pytest.mark.slow)])
+def test_a_hypothesis_that_is_barred(model: Model, search: str) -> None:
+    """Of the first tokens, 20, 21 and 22 are possible; after that only 20 can go on, with 30."""
+
+    def one(logits: Array, tokens: Array, length: Array) -> Array:
+        vocab = jnp.arange(97)
+        second = (vocab == 30) & (tokens[..., 1:2] == 20)
+        return jnp.where(jnp.where(length == 1, (vocab >= 20) & (vocab <= 22), second), logits, -jnp.inf)
+
+    options = SEARCHES[search] | dict(num_return_sequences=3, logits_processor=[one], max_length=5) | FREE
+    result = generate(model, np.array([5, 6]), **options)
+    real = (result.sequences == jnp.array([2, 20, 30, 30, 30])).all(axis=-1)
+    assert real[0] and not real[2]
+    np.testing.assert_array_equal(result.finite, real)
 
 
 def test_numbers_of_other_kinds(model: Model) -> None:

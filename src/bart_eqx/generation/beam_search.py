@@ -18,7 +18,7 @@ from .decode_loop import (
     ModelInputs,
     SearchResult,
     StepRecords,
-    can_choose,
+    all_comparable,
     logger,
     logits_dtype,
     next_logits,
@@ -113,7 +113,7 @@ def step(
         size = group.scores.shape[-1]
         scores = penalise_repeats(log_probs[:, first : first + size], chosen, diversity_penalty)
         scores = apply(processors, scores, group.tokens, length)
-        finite &= jnp.all(can_choose(scores), axis=-1) | ~group.open
+        finite &= jnp.all(all_comparable(scores), axis=-1) | ~group.open
         totals = scores + group.scores[..., None]
         # Each EOS ends at most one candidate of each beam, so that at least `size` of these candidates go on.
         k = min(max(2, 1 + ending.eos_token_ids.shape[0]) * size, size * totals.shape[-1])
@@ -181,5 +181,7 @@ def beam_search(
     for other in others:
         first = first.joined(other)
     best = first.best(num_return_sequences)
-    finite = jnp.broadcast_to(end.finite[:, None], best.lengths.shape)
-    return SearchResult(best.tokens, best.lengths, finite, best.scores, best.beam_indices, end.records)
+    possible = best.complete & (best.scores > -jnp.inf)  # not an empty place, and no token was barred
+    return SearchResult(
+        best.tokens, best.lengths, end.finite[:, None] & possible, best.scores, best.beam_indices, end.records
+    )

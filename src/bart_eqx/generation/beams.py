@@ -141,7 +141,7 @@ class BeamSearchState(AbstractLoopState):
     length: Integer[Array, ""]
     going: Bool[Array, ""]
     finite: Bool[Array, " batch"]
-    """Whether `can_choose` held for every beam at every step."""
+    """Whether `all_comparable` held for every beam at every step."""
     cache: DecoderCache
     """In the order in which tokens were decoded: it is never reordered."""
     records: StepRecords

@@ -102,16 +102,21 @@ class SearchResult(eqx.Module):
     lengths: Integer[Array, "batch found"]
     """Slots in use, with the padding in front of the prompt."""
     finite: Bool[Array, "batch found"]
-    """Whether `can_choose` held at every step."""
+    """Whether every token of the sequence was chosen among scores among which one can choose."""
     scores: Float[Array, "batch found"] | None = None
     beam_indices: Integer[Array, "batch found steps"] | None = None
     records: StepRecords | None = None
     model_calls: Integer[Array, " batch"] | None = None
 
 
-def can_choose(scores: Float[Array, "*rows vocab"]) -> Bool[Array, "*rows"]:
+def all_comparable(scores: Float[Array, "*rows vocab"]) -> Bool[Array, "*rows"]:
     """Whether no score is NaN or plus infinity. (Minus infinity bars a token.)"""
     return jnp.all(scores < jnp.inf, axis=-1)
+
+
+def can_choose(scores: Float[Array, "*rows vocab"]) -> Bool[Array, "*rows"]:
+    """Whether the scores are comparable, and some token is not barred."""
+    return all_comparable(scores) & jnp.any(scores > -jnp.inf, axis=-1)
 
 
 # The loop.

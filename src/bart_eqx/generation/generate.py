@@ -35,7 +35,8 @@ class GenerationResult(eqx.Module):
     lengths: Integer[Array, "*rows"]
     """Tokens before the padding, prompt and end included."""
     finite: Bool[Array, "*rows"]
-    """False where a token was chosen among scores that are NaN or infinite: the sequence then means nothing."""
+    """False where a token was chosen among scores that are NaN or infinite, or although every token was barred: the
+    sequence then means nothing."""
     scores: Float[Array, "*rows"] | None = None
     """Beam search: the sum of the log-probabilities, divided by the generated length to the power `length_penalty`."""
     beam_indices: Integer[Array, "*rows steps"] | None = None
@@ -151,7 +152,7 @@ def stream(
 
     Raises:
         TypeError: as `generate`; at the call, not at the first token.
-        FloatingPointError: if a token would be chosen among scores that are NaN or infinite.
+        FloatingPointError: if a token would be chosen among scores that are NaN or infinite, or all barred.
         ValueError: as `generate`; and for beam search and prompt lookup, which do not choose tokens one by one.
     """
     bound = inspect.signature(generate).bind(model, input_ids, attention_mask, key=key, **arguments)

@@ -186,7 +186,7 @@ def sample_steps(
     """The tokens of `sample`, one step at a time: each is one call of a compiled function.
 
     Raises:
-        FloatingPointError: if `can_choose` does not hold for a token.
+        FloatingPointError: if `can_choose` does not hold for a row.
     """
     state, padding = _start(model, inputs, num_sequences, buffer)
     unchanged = (model, padding, processors, choose, ending, inputs.prompt.shape[-1])
@@ -195,7 +195,8 @@ def sample_steps(
         state, token, more, finite = _next(unchanged, state)
         if not finite:
             raise FloatingPointError(
-                "A token cannot be chosen: scores of the model are NaN or infinite. Look at its weights and its dtype."
+                "A token cannot be chosen: scores are NaN or infinite (look at the model's weights and its dtype), or "
+                "options and processors together bar every token."
             )
         yield token
         going = bool(more)
