@@ -79,6 +79,12 @@ def test_labels() -> None:
     config = BartConfig.from_dict(dict(id2label={"1": "neutral", "0": "contradiction", "2": "entailment"}))
     assert config.id2label[2] == "entailment" and config.num_labels == 3
     assert BartConfig(num_labels=2).id2label == ("LABEL_0", "LABEL_1")
+    for count in (1, 2, 5):
+        changed = dataclasses.replace(BartConfig(), num_labels=count)
+        assert changed == BartConfig(num_labels=count) and len(changed.id2label) == count
+    with pytest.raises(ValueError, match=r"must name num_labels=5 classes. Got 3. Change both, or give id2label=\(\)"):
+        dataclasses.replace(config, num_labels=5)
+    assert dataclasses.replace(config, num_labels=2, id2label=()).id2label == ("LABEL_0", "LABEL_1")
     with pytest.raises(ValueError, match="classes 0 to 1"):
         BartConfig.from_dict(dict(id2label={"0": "no", "2": "yes"}))
 
