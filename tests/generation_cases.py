@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bart_eqx
-from bart_eqx.generation import filters
+from bart_eqx.generation.processors import sampling
 
 
 FOLDER = Path(__file__).parent / "references" / "generation"
@@ -20,14 +20,14 @@ NEAR_TIE = 1e-5
 SCORE_TOLERANCE = 1e-4  # absolute and relative: negative length penalties make scores of hundreds
 
 FILTERS: dict[str, Any] = dict(
-    temperature=filters.Temperature,
-    top_k=filters.TopK,
-    top_p=filters.TopP,
-    min_p=filters.MinP,
-    top_h=filters.TopH,
-    typical_p=filters.Typical,
-    epsilon_cutoff=filters.EpsilonCutoff,
-    eta_cutoff=filters.EtaCutoff,
+    temperature=sampling.Temperature,
+    top_k=sampling.TopK,
+    top_p=sampling.TopP,
+    min_p=sampling.MinP,
+    top_h=sampling.TopH,
+    typical_p=sampling.Typical,
+    epsilon_cutoff=sampling.EpsilonCutoff,
+    eta_cutoff=sampling.EtaCutoff,
 )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bart_eqx import BartConfig, GenerationConfig
@@ -79,6 +80,12 @@ def test_labels() -> None:
     config = BartConfig.from_dict(dict(id2label={"1": "neutral", "0": "contradiction", "2": "entailment"}))
     assert config.id2label[2] == "entailment" and config.num_labels == 3
     assert BartConfig(num_labels=2).id2label == ("LABEL_0", "LABEL_1")
+    for count in (1, 2, 5):
+        changed = dataclasses.replace(BartConfig(), num_labels=count)
+        assert changed == BartConfig(num_labels=count) and len(changed.id2label) == count
+    with pytest.raises(ValueError, match=r"must name num_labels=5 classes. Got 3. Change both, or give id2label=\(\)"):
+        dataclasses.replace(config, num_labels=5)
+    assert dataclasses.replace(config, num_labels=2, id2label=()).id2label == ("LABEL_0", "LABEL_1")
     with pytest.raises(ValueError, match="classes 0 to 1"):
         BartConfig.from_dict(dict(id2label={"0": "no", "2": "yes"}))
 
@@ -177,6 +184,44 @@ def test_every_option_of_transformers_is_known(name: str) -> None:
     page = (Path(__file__).parents[1] / "docs" / "generation.md").read_text()
     table = page[page.index("## Every option") : page.index("## Where we differ")]
     assert f"`{name}`" in table
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    dict(
+        streamer="bart_eqx.stream",
+        stopping_criteria="max_new_tokens.*bart_eqx.stream",
+        prefix_allowed_tokens_fn="`prefix_allowed_tokens`",
+        prng_key="`key`",
+        params="first argument",
+        trace="jax.disable_jit",
+        assistant_model="`prompt_lookup_num_tokens`",
+        negative_prompt_ids="`logits_processor`",
+        negative_prompt_attention_mask="`logits_processor`",
+        synced_gpus="leave it out",
+        inputs="`input_ids`",
+        inputs_embeds="`encoder_outputs`",
+        decoder_inputs_embeds="`decoder_input_ids`",
+        past_key_values="`decoder_input_ids`",
+        use_model_defaults="`generation_config`",
+        custom_generate="`model.decode`",
+        token_type_ids="BART has none",
+        logits_warper="`logits_processor`",
+        head_mask="docs/design.md",
+        seed=r"jax.random.key\(seed\)",
+        tokenizer="decode the result",
+    ).items(),
+)
+def test_arguments_of_transformers_that_have_another_name(name: str, way: str) -> None:
+    """The error names the way that there is here; arrays are not compared, and `None` asks for nothing."""
+    with pytest.raises(ValueError, match=f"`{name}` is an argument of transformers. Here, .*{way}"):
+        GenerationConfig().override(**{name: np.ones((2, 3))})
+    assert GenerationConfig().override(**{name: None}) == GenerationConfig()
+
+
+def test_arrays_for_refused_options() -> None:
+    with pytest.raises(ValueError, match="`stop_strings=.*not implemented"):
+        GenerationConfig().override(stop_strings=np.array(["a", "b"]))
 
 
 def test_lists_of_token_ids() -> None:

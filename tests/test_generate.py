@@ -17,11 +17,10 @@ from tokenizers import Tokenizer
 
 import bart_eqx
 from bart_eqx import GenerationConfig, GenerationResult, generate, stream
-from bart_eqx.generation.beam_rules import LengthScale, PyTorchRules
+from bart_eqx.generation.beam_rules import BeamSettings, PyTorchRules
 from bart_eqx.generation.beam_search import beam_search
-from bart_eqx.generation.beams import Candidates
-from bart_eqx.generation.limits import Limits
-from bart_eqx.generation.plan import make_plan
+from bart_eqx.generation.beams import Continuations
+from bart_eqx.generation.decode_loop import Ending, ModelInputs
 from bart_eqx.model.outputs import BaseModelOutput
 from bart_eqx.typing import Array
 from generation_cases import cases, mismatch
@@ -154,14 +153,15 @@ def test_a_row_alone_and_with_more_padding(model: Model, search: str) -> None:
 
 def test_one_beam_is_greedy(model: Model) -> None:
     inputs = ragged_inputs(model.config)
-    plan = make_plan(model, inputs["input_ids"], inputs["attention_mask"], max_length=12, **FREE)
-    scale = LengthScale(plan.limits.max_length, jnp.ones(()), 1, True)
+    ids, mask = jnp.asarray(inputs["input_ids"]), jnp.asarray(inputs["attention_mask"]) != 0
+    ending = Ending(jnp.asarray(12), jnp.array([2]), jnp.asarray(1))
     found = beam_search(
         model,
-        plan.request,
-        plan.processors,
-        PyTorchRules(scale),
-        plan.limits,
+        ModelInputs(jnp.full((3, 1), 2), None, ids, None, mask),
+        (),
+        jnp.zeros(()),
+        PyTorchRules(BeamSettings(ending, jnp.ones(()), True)),
+        ending,
         num_beams=1,
         num_groups=1,
         num_return_sequences=1,
@@ -333,8 +333,7 @@ def test_draws_have_the_processed_distribution(model: Model) -> None:
 
 def test_beams_are_drawn_without_replacement() -> None:
     totals = jax.random.normal(KEY, (1, 2, 9)).at[0, 0, 3].set(-jnp.inf)
-    limits = Limits(jnp.asarray(12), jnp.array([2]), jnp.asarray(1))
-    drawn = Candidates.best(jnp.tile(totals, (DRAWS, 1, 1)), 5, limits, jax.random.key(1))
+    drawn = Continuations.best(jnp.tile(totals, (DRAWS, 1, 1)), 5, jax.random.key(1))
     flat = np.asarray(drawn.parents * 9 + drawn.ids)
     assert all(len(set(row)) == 5 for row in flat[:200].tolist())
     probs = np.asarray(jax.nn.softmax(totals.reshape(-1)), np.float64)
@@ -606,7 +605,7 @@ def test_lengths(model: Model) -> None:
         (dict(forced_eos_token_id=[]), ValueError, "`forced_eos_token_id` must be"),
         (dict(sequence_bias=[[1.0, [5]]]), ValueError, "`sequence_bias` must be pairs"),
         (dict(eos_token_id=[2, 5], semantics="flax"), ValueError, "exactly one"),
-        (dict(repetition_penalty=2.0, semantics="flax"), ValueError, "They ignore repetition_penalty"),
+        (dict(repetition_penalty=2.0, semantics="flax"), ValueError, "which ignore repetition_penalty"),
         (dict(stop_strings=["."]), ValueError, "`stop_strings=.*not implemented: .*bart_eqx.stream"),
         (dict(penalty_alpha=0.6), ValueError, "contrastive"),
         (dict(use_cache=False), ValueError, "how transformers runs"),
@@ -634,7 +633,7 @@ def test_bad_inputs(model: Model, causal: bart_eqx.BartForCausalLM) -> None:
         generate(model, np.array([5, 6]), decoder_input_ids=np.array([2, 6]), decoder_attention_mask=np.array([0, 0]))
     with pytest.raises(ValueError, match="nothing to write:|nothing to write. Raise"):
         generate(model, np.array([5, 6]), decoder_input_ids=np.arange(20), max_length=20)
-    with pytest.raises(ValueError, match="and these were not given"):
+    with pytest.raises(ValueError, match="`decoder_attention_mask` was given without `decoder_input_ids`"):
         generate(model, np.array([5, 6]), decoder_attention_mask=np.array([1]))
     with pytest.raises(ValueError, match="nothing to write about"):
         generate(model, np.zeros((0, 5), int))
@@ -645,9 +644,9 @@ def test_bad_inputs(model: Model, causal: bart_eqx.BartForCausalLM) -> None:
         generate(model, None, np.ones((11, 3), int), encoder_outputs=encoded)
     with pytest.raises(ValueError, match=r"batch axes \(3,\), and others prompt \(2,\)"):
         generate(causal, np.ones((2, 4), int) * 5, encoder_outputs=encoded)
-    with pytest.raises(ValueError, match="`attention_mask` speaks of `input_ids`"):
+    with pytest.raises(ValueError, match="`attention_mask` was given without `input_ids`"):
         generate(causal, None, np.ones((3, 4), int), encoder_outputs=encoded)
-    with pytest.raises(ValueError, match="`encoder_attention_mask` speaks of `encoder_outputs`"):
+    with pytest.raises(ValueError, match="`encoder_attention_mask` was given without `encoder_outputs`"):
         generate(causal, np.array([5, 6]), encoder_attention_mask=np.array([1]))
 
 
@@ -677,10 +676,48 @@ def test_a_row_whose_scores_are_nan(model: Model, search: dict) -> None:
     spoilt = functools.partial(generate, model, source, max_length=6, **search)
     np.testing.assert_array_equal(spoilt(logits_processor=[spoil]).finite, [True, False])
     if "num_beams" not in search:  # all beams of a row do not end at once
-        ended = spoilt(logits_processor=[end, spoil])
+        ended = spoilt(logits_processor=[end, spoil], **FREE)  # `end` would bar the forced one
         assert ended.finite.all() and ended.lengths[1] == 2 < 4 <= ended.lengths[0]
-    with pytest.raises(FloatingPointError, match="scores of the model are NaN"):
+    with pytest.raises(FloatingPointError, match="scores are NaN or infinite"):
         list(stream(model, source, max_length=6, logits_processor=[spoil]))
+
+
+@pytest.mark.parametrize("search", [*SEARCHES, "allowed"])
+def test_a_row_in_which_every_token_is_barred(model: Model, search: str) -> None:
+    """Only that row means nothing. Beams that can go on make up for one that cannot."""
+    options: dict[str, Any] = SEARCHES.get(search, dict(prefix_allowed_tokens=[[20, 21], [20]])) | FREE
+    source = np.full((2, 3), 5)
+
+    def bar(logits: Array, tokens: Array, length: Array) -> Array:
+        second = jnp.arange(logits.shape[0])[:, None, None] == 1
+        return jnp.where(second & (length == 3), -jnp.inf, logits)
+
+    def bar_a_beam(logits: Array, tokens: Array, length: Array) -> Array:
+        return jnp.where((jnp.arange(logits.shape[1]) == 1)[:, None] & (length == 3), -jnp.inf, logits)
+
+    result = generate(model, source, max_length=6, min_length=4, logits_processor=[bar], **options)
+    np.testing.assert_array_equal(result.finite, [True, False])
+    if search in ("beams", "groups"):
+        assert generate(model, source, max_length=6, logits_processor=[bar_a_beam], **options).finite.all()
+    if search in ("greedy", "sampling", "allowed"):
+        with pytest.raises(FloatingPointError, match="bar every token"):
+            list(stream(model, source, max_length=6, min_length=4, logits_processor=[bar], **options))
+
+
+@pytest.mark.parametrize("search", ["beams", pytest.param("groups", marks=pytest.mark.slow)])
+def test_a_hypothesis_that_is_barred(model: Model, search: str) -> None:
+    """Of the first tokens, 20, 21 and 22 are possible; after that only 20 can go on, with 30."""
+
+    def one(logits: Array, tokens: Array, length: Array) -> Array:
+        vocab = jnp.arange(97)
+        second = (vocab == 30) & (tokens[..., 1:2] == 20)
+        return jnp.where(jnp.where(length == 1, (vocab >= 20) & (vocab <= 22), second), logits, -jnp.inf)
+
+    options: dict[str, Any] = SEARCHES[search] | dict(num_return_sequences=3, logits_processor=[one], max_length=5) | FREE
+    result = generate(model, np.array([5, 6]), **options)
+    real = (result.sequences == jnp.array([2, 20, 30, 30, 30])).all(axis=-1)
+    assert real[0] and not real[2]
+    np.testing.assert_array_equal(result.finite, real)
 
 
 def test_numbers_of_other_kinds(model: Model) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bart_eqx import generate
-from bart_eqx.generation.filters import below_best
+from bart_eqx.generation.processors.sampling import below_best
 from generation_cases import FOLDER, NEAR_TIE, cases, make_filter, mismatch, stored_model
 
 

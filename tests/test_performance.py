@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import bart_eqx
-from bart_eqx.generation import stages
+from bart_eqx.generation import decode_loop
 from support import random_model
 
 
@@ -46,7 +46,7 @@ def source(rows: int = 3, width: int = 11) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("steps, ends", [(1, [1]), (127, [127]), (128, [64, 128]), (1023, [64, 256, 1023])])
 def test_stages(steps: int, ends: list[int]) -> None:
-    assert stages.stage_ends(steps) == ends
+    assert decode_loop.stage_ends(steps) == ends
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_stages_are_not_seen(
     ids, mask = source()
     prompt = np.array([[2, 7, 9]] * 3)
     wanted = bart_eqx.generate(model, ids, mask, decoder_input_ids=prompt, **options)
-    monkeypatch.setattr(stages, "FIRST", 2)
-    monkeypatch.setattr(stages, "GROWTH", 2)
+    monkeypatch.setattr(decode_loop, "FIRST_STAGE", 2)
+    monkeypatch.setattr(decode_loop, "STAGE_GROWTH", 2)
     jax.clear_caches()
-    assert stages.stage_ends(11) == [2, 4, 11]
+    assert decode_loop.stage_ends(11) == [2, 4, 11]
     staged = bart_eqx.generate(model, ids, mask, decoder_input_ids=prompt, **options)
     assert np.array_equal(staged.sequences, wanted.sequences)
     jax.clear_caches()

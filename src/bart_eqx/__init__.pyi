@@ -3,8 +3,7 @@ from .checkpoint.errors import CheckpointError as CheckpointError
 from .checkpoint.folder import from_pretrained as from_pretrained, save_pretrained as save_pretrained
 from .checkpoint.pytree import from_flax as from_flax, to_flax as to_flax
 from .config import BartConfig as BartConfig
-from .generation.generate import GenerationResult as GenerationResult, generate as generate
-from .generation.stream import stream as stream
+from .generation.generate import GenerationResult as GenerationResult, generate as generate, stream as stream
 from .generation_config import GenerationConfig as GenerationConfig
 from .model.attention import AbstractAttention as AbstractAttention, BartAttention as BartAttention
 from .model.bart import BartModel as BartModel

@@ -98,7 +98,7 @@ class BartConfig:
     scale_embedding: bool = False
     num_labels: int = 3
     id2label: tuple[str, ...] = ()
-    """The label of each class, by its index; `LABEL_0`, `LABEL_1`, ... if left empty."""
+    """The label of each class, by its index. If left empty, and as long as they are these: `LABEL_0`, `LABEL_1`, ..."""
     pad_token_id: int = 1
     bos_token_id: int = 0
     eos_token_id: int = 2
@@ -109,8 +109,9 @@ class BartConfig:
     tie_word_embeddings: bool = True
 
     def __post_init__(self) -> None:
-        if not self.id2label and self.num_labels <= _MAX_LABELS:
-            object.__setattr__(self, "id2label", tuple(f"LABEL_{i}" for i in range(self.num_labels)))
+        # Default names follow `num_labels`, also in `dataclasses.replace(config, num_labels=...)`.
+        if self.num_labels <= _MAX_LABELS and self.id2label == _default_labels(len(self.id2label)):
+            object.__setattr__(self, "id2label", _default_labels(self.num_labels))
         if faults := self._faults():
             raise ValueError("This BartConfig cannot be built:\n" + "\n".join(f"- {fault}" for fault in faults))
 
@@ -185,7 +186,10 @@ class BartConfig:
         if self.num_labels > _MAX_LABELS:
             faults.append(f"`num_labels` must be at most {_MAX_LABELS:,}. Got {self.num_labels}.")
         elif len(self.id2label) != self.num_labels:
-            faults.append(f"`id2label` must name num_labels={self.num_labels} classes. Got {len(self.id2label)}.")
+            faults.append(
+                f"`id2label` must name num_labels={self.num_labels} classes. Got {len(self.id2label)}. Change both, or "
+                f"give id2label=() for LABEL_0, LABEL_1, ..."
+            )
         return faults
 
     @classmethod
@@ -235,6 +239,10 @@ class BartConfig:
         fields["id2label"] = {str(index): label for index, label in enumerate(self.id2label)}
         fields["label2id"] = {label: index for index, label in enumerate(self.id2label)}
         return {"model_type": "bart", **fields}
+
+
+def _default_labels(count: int) -> tuple[str, ...]:
+    return tuple(f"LABEL_{index}" for index in range(count))
 
 
 def _labels_in_order(labels: Any) -> tuple[str, ...]:

@@ -41,6 +41,37 @@ _REFUSED = {
 }
 _OFF: dict[str, Any] = {"guidance_scale": 1}
 
+# Arguments of transformers' `generate` (PyTorch's and Flax's) that have another name or no place here: what to do.
+_OTHER_ARGUMENTS = {
+    "assistant_model": "draft with `prompt_lookup_num_tokens`, which needs no second model",
+    "assistant_tokenizer": "draft with `prompt_lookup_num_tokens`, which needs no second model",
+    "custom_generate": "write the loop yourself over `model.init_cache` and `model.decode`",
+    "decoder_inputs_embeds": "give tokens as `decoder_input_ids`",
+    "head_mask": "heads cannot be masked; replace the attention by one that does, as in `docs/design.md`",
+    "decoder_head_mask": "heads cannot be masked; replace the attention by one that does, as in `docs/design.md`",
+    "cross_attn_head_mask": "heads cannot be masked; replace the attention by one that does, as in `docs/design.md`",
+    "inputs": "give the source as `input_ids`",
+    "inputs_embeds": "encode the embeddings with `model.model.encoder`, and give the result as `encoder_outputs`",
+    "logits_warper": "give the processors of your own as `logits_processor`",
+    "negative_prompt_attention_mask": "there is no `guidance_scale`; write a `logits_processor`",
+    "negative_prompt_ids": "there is no `guidance_scale`; write a `logits_processor`",
+    "params": "the weights are in the model, which is the first argument",
+    "past_key_values": "give the tokens so far as `decoder_input_ids`, or continue a cache with `model.decode`",
+    "prefix_allowed_tokens_fn": "give the allowed sequences themselves as `prefix_allowed_tokens`",
+    "prng_key": "give it as `key`",
+    "rng": "give a JAX key as `key`",
+    "seed": "give `key=jax.random.key(seed)`",
+    "generator": "give a JAX key as `key`",
+    "stopping_criteria": "set `max_length`, `max_new_tokens` or `eos_token_id`; or take tokens from `bart_eqx.stream`, "
+    "and stop when you like",
+    "streamer": "iterate over `bart_eqx.stream(...)`, which takes the same arguments",
+    "synced_gpus": "the loop is one program on all devices; leave it out",
+    "token_type_ids": "BART has none; leave them out of what the tokenizer returns",
+    "tokenizer": "no option needs one; decode the result with it",
+    "trace": "the loop is always compiled; to run it step by step, use `jax.disable_jit()`",
+    "use_model_defaults": "give `generation_config`: without it the settings are the model's",
+}
+
 
 @beartype(conf=CONF)
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +216,10 @@ class GenerationConfig:
             ValueError: if a field is not implemented here, or a value contradicts another.
         """
         options = {name: _plain(value) for name, value in _without_refused(options).items()}
-        for name in options.keys() - _names():
+        options = {name: value for name, value in options.items() if name not in _OTHER_ARGUMENTS or value is not None}
+        for name in sorted(options.keys() - _names()):
+            if name in _OTHER_ARGUMENTS:
+                raise ValueError(f"`{name}` is an argument of transformers. Here, {_OTHER_ARGUMENTS[name]}.")
             if name in _NOT_OURS:
                 raise ValueError(f"`{name}` says how transformers runs, and nothing here depends on it. Leave it out.")
             near = difflib.get_close_matches(name, _names(), 1)
@@ -216,9 +250,13 @@ def _shared_with_model_config() -> set[str]:
 
 def _without_refused(fields: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in fields.items():
-        if name in _REFUSED and value not in (None, False, [], _OFF.get(name)):
+        if name in _REFUSED and not _is_off(name, value):
             raise ValueError(f"`{name}={value!r}` is not implemented: {_REFUSED[name]}.")
     return {name: value for name, value in fields.items() if name not in _REFUSED}
+
+
+def _is_off(name: str, value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, (list, int, float)) and value in ([], _OFF.get(name)))
 
 
 def _frozen(name: str, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Beam search, and its relatives: sampled, in groups, with words that must occur."""
+"""Beam search, and its relatives: sampled beams, groups that are kept apart, words that must occur."""
 
 from collections.abc import Sequence
 
@@ -7,113 +7,121 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Integer, PRNGKeyArray
+from jaxtyping import Float, Integer, PRNGKeyArray
 
-from ..model.cache import DecoderCache
+from ..model.language_model import AbstractLanguageModel
 from ..typing import Array
 from .beam_rules import AbstractBeamRules
-from .beams import BeamGroup, Candidates, Hypotheses
-from .feeding import Beginning, Request, Writer, begin, feed_last, room_for, scores_dtype
-from .limits import Limits, logger
-from .processors import DiversityPenalty, LogitsProcessor, apply
-from .results import Found, Records, all_numbers
-from .stages import AbstractSearchState, in_stages
-
-
-class BeamSearchState(AbstractSearchState):
-    """What one step hands to the next."""
-
-    groups: tuple[BeamGroup, ...]
-    length: Integer[Array, ""]
-    going: Bool[Array, ""]
-    finite: Bool[Array, " batch"]
-    """Whether every token was chosen among numbers."""
-    cache: DecoderCache
-    """Of all tokens but the last, as they were fed: it is not reordered."""
-    records: Records
-
-    def with_room(self, steps: int, prompt_length: int) -> "BeamSearchState":
-        cache = room_for(steps, self.cache, self.tokens.shape[1], prompt_length)
-        return eqx.tree_at(lambda state: state.cache, self, cache)
-
-    @property
-    def tokens(self) -> Integer[Array, "batch beams buffer"]:
-        return jnp.concatenate([group.tokens for group in self.groups], axis=1)
+from .beams import BeamGroup, BeamSearchState, Continuations, Hypotheses
+from .decode_loop import (
+    Ending,
+    ModelInputs,
+    SearchResult,
+    StepRecords,
+    all_comparable,
+    logger,
+    logits_dtype,
+    next_logits,
+    prefill,
+    staged_while_loop,
+    tree_slots,
+)
+from .processors.scores import LogitsProcessor, apply
 
 
 def start_groups(
-    beginning: Beginning, rules: AbstractBeamRules, num_groups: int, dtype: DTypeLike
+    tokens: Integer[Array, "batch beams buffer"],
+    rules: AbstractBeamRules,
+    num_groups: int,
+    prompt_length: int,
+    dtype: DTypeLike,
 ) -> tuple[BeamGroup, ...]:
-    """All beams alike, and all but the first of a group out of the race, so that the first step draws from one."""
-    batch, num_beams, buffer = beginning.tokens.shape
+    """After `prefill`. All beams are equal, so that all but the first of a group are barred from the first choice."""
+    batch, num_beams, buffer = tokens.shape
     size = num_beams // num_groups
-    alone = jnp.where(jnp.arange(size) == 0, 0.0, rules.out_of_race).astype(dtype)
-    indices = jnp.full((batch, size, buffer - rules.scale.prompt_length), -1, jnp.int32)
+    scores = jnp.where(jnp.arange(size) == 0, 0.0, rules.barred_score).astype(dtype)
+    no_indices = jnp.full((batch, size, buffer - prompt_length), -1, jnp.int32)
     own_indices = jnp.arange(batch * num_beams, dtype=jnp.int32).reshape(batch, num_beams)
     groups = []
     for first in range(0, num_beams, size):
-        tokens = beginning.tokens[:, first : first + size]
+        own_tokens = tokens[:, first : first + size]
         finished = Hypotheses(
-            tokens=tokens,
-            scores=jnp.full((batch, size), rules.nothing, dtype),
-            lengths=jnp.broadcast_to(beginning.length, (batch, size)),
+            tokens=own_tokens,
+            scores=jnp.full((batch, size), rules.empty_score, dtype),
+            lengths=jnp.full((batch, size), prompt_length, jnp.int32),
             complete=jnp.zeros((batch, size), bool),
-            beam_indices=indices,
+            beam_indices=no_indices,
         )
         groups.append(
             BeamGroup(
-                tokens=tokens,
-                scores=jnp.broadcast_to(alone, (batch, size)),
-                beam_indices=indices,
+                tokens=own_tokens,
+                scores=jnp.broadcast_to(scores, (batch, size)),
+                beam_indices=no_indices,
                 own_indices=own_indices[:, first : first + size],
                 finished=finished,
                 open=jnp.ones(batch, bool),
-                progress=rules.progress(tokens),
+                progress=rules.start_progress(own_tokens[..., :prompt_length]),
             )
         )
     return tuple(groups)
 
 
 def ancestors_of(groups: Sequence[BeamGroup], step: Integer[Array, ""]) -> Integer[Array, "batch beams steps"]:
-    """Which of a row's beams each was at every step, up to this one.
+    """The beam of the row that held each token of each sequence when it was decoded; -1 after step `step`.
 
-    The token that a step chose was chosen for the beam that had been fed, and that is what `beam_indices` remember.
+    The token of step t was decoded by the beam for which the token of step t + 1 was chosen, which `beam_indices` say;
+    the token of this step is about to be, by the beam itself.
     """
     own = jnp.concatenate([group.own_indices for group in groups], axis=1)
-    fed = jnp.concatenate([group.beam_indices for group in groups], axis=1)
-    fed = jax.lax.dynamic_update_slice_in_dim(fed, own[..., None], step, axis=-1)
-    return jnp.where(fed < 0, -1, fed - own[:, :1, None])
+    decoded_by = jnp.concatenate([group.beam_indices for group in groups], axis=1)
+    decoded_by = jax.lax.dynamic_update_slice_in_dim(decoded_by, own[..., None], step, axis=-1)
+    return jnp.where(decoded_by < 0, -1, decoded_by - own[:, :1, None])
+
+
+def penalise_repeats(
+    log_probs: Float[Array, "batch beams vocab"], chosen: Sequence[Integer[Array, "batch n"]], penalty: Float[Array, ""]
+) -> Float[Array, "batch beams vocab"]:
+    """Subtract `penalty` from a token for each beam of an earlier group that has just chosen it (arXiv:1610.02424)."""
+    if not chosen:
+        return log_probs
+    rows = jnp.arange(log_probs.shape[0])[:, None]
+    counts = jnp.zeros((log_probs.shape[0], log_probs.shape[-1]), log_probs.dtype)
+    counts = counts.at[rows, jnp.concatenate(chosen, axis=1)].add(1.0)
+    return log_probs - penalty * counts[:, None]
 
 
 def step(
-    model: Writer,
+    model: AbstractLanguageModel,
     state: BeamSearchState,
     padding: Integer[Array, "batch 1"] | None,
     processors: Sequence[LogitsProcessor],
+    diversity_penalty: Float[Array, ""],
     rules: AbstractBeamRules,
-    limits: Limits,
+    ending: Ending,
     key: PRNGKeyArray | None,
 ) -> BeamSearchState:
-    length = state.length
-    ancestors = ancestors_of(state.groups, length - rules.scale.prompt_length)
-    logits, cache = feed_last(model, state.tokens, length, state.cache, ancestors, padding)
+    """Decode the last token of every beam, and let each group choose its next beams, one group after the other."""
+    length, prompt_length = state.length, state.groups[0].prompt_length
+    ancestors = ancestors_of(state.groups, length - prompt_length)
+    logits, cache = next_logits(model, state.tokens, length, state.cache, ancestors, padding)
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     step_key = None if key is None else jr.fold_in(key, length)
 
-    groups, all_scores, going, chosen, first = [], [], jnp.zeros((), bool), [], 0
-    finite = state.finite
+    groups, all_scores, chosen, first = [], [], [], 0
+    going, finite = jnp.zeros((), bool), state.finite
     for group in state.groups:
         size = group.scores.shape[-1]
-        told = tuple(_told(processor, chosen) for processor in processors)
-        scores = apply(told, log_probs[:, first : first + size], group.tokens, length)
-        finite &= jnp.all(all_numbers(scores), axis=-1) | ~group.open
+        scores = penalise_repeats(log_probs[:, first : first + size], chosen, diversity_penalty)
+        scores = apply(processors, scores, group.tokens, length)
+        finite &= jnp.all(all_comparable(scores), axis=-1) | ~group.open
         totals = scores + group.scores[..., None]
-        k = min(max(2, 1 + limits.eos.shape[0]) * size, size * totals.shape[-1])
-        candidates = Candidates.best(totals, k, limits, step_key)
-        moved, group_going = rules.advance(group, totals, candidates, length)
-        ids = jax.lax.dynamic_index_in_dim(moved.tokens, length, axis=-1, keepdims=False)
-        chosen.append(jnp.where(group.open[:, None], ids, limits.pad))
-        groups.append(moved)
+        # Each EOS ends at most one candidate of each beam, so that at least `size` of these candidates go on.
+        k = min(max(2, 1 + ending.eos_token_ids.shape[0]) * size, size * totals.shape[-1])
+        candidates = Continuations.best(totals, k, step_key)
+        advanced, group_going = rules.advance(group, totals, candidates, length)
+        ids = jax.lax.dynamic_index_in_dim(advanced.tokens, length, axis=-1, keepdims=False)
+        chosen.append(jnp.where(group.open[:, None], ids, ending.pad_token_id))
+        groups.append(advanced)
         all_scores.append(scores)
         going |= group_going
         first += size
@@ -124,24 +132,18 @@ def step(
         going=going,
         finite=finite,
         cache=cache,
-        records=state.records.write(length - rules.scale.prompt_length, jnp.concatenate(all_scores, axis=1), logits),
+        records=state.records.write(length - prompt_length, jnp.concatenate(all_scores, axis=1), logits),
     )
-
-
-def _told(processor: LogitsProcessor, chosen: list[Integer[Array, "batch n"]]) -> LogitsProcessor:
-    """A diversity penalty learns what the groups before have chosen at this step; other processors need not know."""
-    if isinstance(processor, DiversityPenalty) and chosen:
-        return DiversityPenalty(processor.penalty, jnp.concatenate(chosen, axis=1))
-    return processor
 
 
 @eqx.filter_jit
 def beam_search(
-    model: Writer,
-    request: Request,
+    model: AbstractLanguageModel,
+    inputs: ModelInputs,
     processors: Sequence[LogitsProcessor],
+    diversity_penalty: Float[Array, ""],
     rules: AbstractBeamRules,
-    limits: Limits,
+    ending: Ending,
     *,
     num_beams: int,
     num_groups: int,
@@ -150,30 +152,36 @@ def beam_search(
     key: PRNGKeyArray | None,
     output_scores: bool,
     output_logits: bool,
-) -> Found:
-    batch, prompt_length = request.prompt.shape
+) -> SearchResult:
+    """The `num_return_sequences` best sequences about each source, of `buffer` slots at most. With a `key`, beams are
+    drawn."""
+    batch, prompt_length = inputs.prompt.shape
+    steps = buffer - prompt_length
     logger.info("Compiling %s: %d x %d beams, %d tokens", type(rules).__name__, batch, num_beams, buffer)
-    beginning = begin(model, request, num_beams, buffer)
-    shape = (batch, num_beams, buffer - prompt_length, model.config.vocab_size)
-    dtype = scores_dtype(beginning.cache)
+    tokens, cache = prefill(model, inputs, num_beams, buffer)
+    dtype = logits_dtype(cache)
+    shape = (batch, num_beams, steps, model.config.vocab_size)
     start = BeamSearchState(
-        groups=start_groups(beginning, rules, num_groups, dtype),
-        length=beginning.length,
+        groups=start_groups(tokens, rules, num_groups, prompt_length, dtype),
+        length=jnp.asarray(prompt_length, jnp.int32),
         going=jnp.ones((), bool),
         finite=jnp.ones(batch, bool),
-        cache=beginning.cache,
-        records=Records.empty(shape, dtype, scores=output_scores, logits=output_logits),
+        cache=cache,
+        records=StepRecords.empty(shape, dtype, scores=output_scores, logits=output_logits),
     )
-    end = in_stages(
+    end = staged_while_loop(
         lambda state: state.going,
-        lambda state: step(model, state, beginning.padding, processors, rules, limits, key),
+        lambda state: step(model, state, inputs.padding, processors, diversity_penalty, rules, ending, key),
         start,
         prompt_length=prompt_length,
-        steps=buffer - prompt_length,
+        steps=steps,
+        slots=tree_slots(prompt_length, num_beams),
     )
     first, *others = [rules.finish(group, end.length) for group in end.groups]
     for other in others:
         first = first.joined(other)
     best = first.best(num_return_sequences)
-    finite = jnp.broadcast_to(end.finite[:, None], best.lengths.shape)
-    return Found(best.tokens, best.lengths, finite, best.scores, best.beam_indices, end.records)
+    possible = best.complete & (best.scores > -jnp.inf)  # not an empty place, and no token was barred
+    return SearchResult(
+        best.tokens, best.lengths, end.finite[:, None] & possible, best.scores, best.beam_indices, end.records
+    )

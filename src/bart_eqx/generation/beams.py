@@ -1,4 +1,4 @@
-"""Beams, candidates for their next token, and the hypotheses that they leave behind."""
+"""The state of a beam search: beams, the continuations to choose from, and the hypotheses found so far."""
 
 import equinox as eqx
 import jax
@@ -7,51 +7,48 @@ import jax.random as jr
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray, PyTree
 
 from ..kernels.top_k import top_k
+from ..model.cache import DecoderCache
 from ..typing import Array
-from .constraints import Progress
-from .limits import Limits
+from .decode_loop import AbstractLoopState, StepRecords
 
 
-def pick(tree: PyTree[Array], which: Integer[Array, "batch n"]) -> PyTree[Array]:
-    """Of every row and every leaf, the beams that are asked for."""
-    return jax.tree.map(lambda leaf: jax.vmap(lambda row, index: row[index])(leaf, which), tree)
+def gather(tree: PyTree[Array], indices: Integer[Array, "batch n"]) -> PyTree[Array]:
+    """From every leaf `[batch, beams, ...]` the beams `indices`, `[batch, n, ...]`."""
+    return jax.tree.map(lambda leaf: jax.vmap(lambda row, index: row[index])(leaf, indices), tree)
 
 
 class Hypotheses(eqx.Module):
-    """Sequences of every row, with scores that are comparable across lengths."""
+    """`n` finished sequences of every row, with scores that are comparable across lengths."""
 
     tokens: Integer[Array, "batch n buffer"]
     scores: Float[Array, "batch n"]
     lengths: Integer[Array, "batch n"]
     complete: Bool[Array, "batch n"]
-    """False in a place that none has taken yet."""
+    """False in a place that no hypothesis has taken yet."""
     beam_indices: Integer[Array, "batch n steps"]
 
     def best(self, n: int) -> "Hypotheses":
-        """The `n` best, the best first; of equals those that are complete, and then the earlier."""
-        return pick(self, jnp.lexsort((~self.complete, -self.scores))[:, :n])
+        """The `n` best, best first. Of equal scores the complete ones come first, and then the earlier ones."""
+        return gather(self, jnp.lexsort((~self.complete, -self.scores))[:, :n])
 
     def joined(self, others: "Hypotheses") -> "Hypotheses":
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), self, others)
 
 
-class Candidates(eqx.Module):
-    """The likeliest continuations of a row's beams, the likeliest first (or in the order in which they were drawn)."""
+class Continuations(eqx.Module):
+    """`k` ways to continue a row's beams by one token."""
 
     parents: Integer[Array, "batch k"]
-    """The beams that they continue."""
+    """The beam that is continued."""
     ids: Integer[Array, "batch k"]
-    """The tokens that they add."""
+    """The token that is appended."""
     scores: Float[Array, "batch k"]
-    """The sums of the log-probabilities."""
-    ends: Bool[Array, "batch k"]
-    """Whether the token ends a sequence."""
+    """The sum of the log-probabilities."""
 
     @classmethod
-    def best(
-        cls, totals: Float[Array, "batch beams vocab"], k: int, limits: Limits, key: PRNGKeyArray | None
-    ) -> "Candidates":
-        """The `k` likeliest, or with a key `k` draws without replacement: the Gumbel-top-k trick (arXiv:1903.06059)."""
+    def best(cls, totals: Float[Array, "batch beams vocab"], k: int, key: PRNGKeyArray | None) -> "Continuations":
+        """The `k` likeliest, likeliest first; or, with a key, `k` draws without replacement in the order in which they
+        were drawn: the Gumbel-top-k trick (arXiv:1903.06059). `totals` are the scores of all continuations."""
         batch, beams, vocab = totals.shape
         flat = totals.reshape(batch, beams * vocab)
         if key is None:
@@ -60,8 +57,18 @@ class Candidates(eqx.Module):
             noise = jax.vmap(lambda row: jr.gumbel(jr.fold_in(key, row), flat.shape[1:], flat.dtype))(jnp.arange(batch))
             index = top_k(flat + noise, k)[1]
             scores = jnp.take_along_axis(flat, index, axis=-1)
-        ids = index % vocab
-        return cls(index // vocab, ids, scores, limits.is_eos(ids))
+        return cls(index // vocab, index % vocab, scores)
+
+
+class Progress(eqx.Module):
+    """How far a sequence has come with the words of `force_words_ids`, which are numbered as they were given."""
+
+    queue: Integer[Array, "*rows words"]
+    """Pending words are tried lowest first; `NOT_PENDING` for the word in progress and for complete words."""
+    turn: Integer[Array, "*rows"]
+    """The place in the queue for the next word that breaks off."""
+    node: Integer[Array, "*rows"]
+    """The node of the trie that the word in progress has reached; -1 if none is in progress."""
 
 
 class BeamGroup(eqx.Module):
@@ -69,33 +76,76 @@ class BeamGroup(eqx.Module):
 
     tokens: Integer[Array, "batch beams buffer"]
     scores: Float[Array, "batch beams"]
-    """The sums of the log-probabilities."""
+    """The sum of each beam's log-probabilities."""
     beam_indices: Integer[Array, "batch beams steps"]
-    """Which beam of all (of `batch * num_beams`) each token was chosen for; -1 where there is no token yet."""
+    """For each token after the prompt, the beam that it was chosen for, in `[0, batch * num_beams)`; -1 in later steps.
+    """
     own_indices: Integer[Array, "batch beams"]
-    """What these beams are called there."""
+    """These beams' own numbers in `[0, batch * num_beams)`."""
     finished: Hypotheses
     open: Bool[Array, " batch"]
     """Rows whose hypotheses may still get better."""
     progress: Progress | None
-    """How far each beam has come with the words that it must contain."""
+    """`None` without `force_words_ids`."""
 
-    def continued(
-        self,
-        parents: Integer[Array, "batch n"],
-        ids: Integer[Array, "batch n"],
-        length: Integer[Array, ""],
-        prompt_length: int,
-    ) -> tuple[Integer[Array, "batch n buffer"], Integer[Array, "batch n steps"]]:
-        """The tokens and beam indices of continuations."""
+    @property
+    def prompt_length(self) -> int:
+        return self.tokens.shape[-1] - self.beam_indices.shape[-1]
+
+    def append(
+        self, continuations: Continuations, length: Integer[Array, ""]
+    ) -> tuple[Integer[Array, "batch k buffer"], Integer[Array, "batch k steps"]]:
+        """The tokens and the beam indices of each continuation."""
         put = jax.lax.dynamic_update_slice_in_dim
-        tokens = put(pick(self.tokens, parents), ids[..., None].astype(self.tokens.dtype), length, axis=-1)
-        beams = pick(self.own_indices, parents)[..., None]
-        return tokens, put(pick(self.beam_indices, parents), beams, length - prompt_length, axis=-1)
+        parents, ids = continuations.parents, continuations.ids
+        tokens = put(gather(self.tokens, parents), ids[..., None].astype(self.tokens.dtype), length, axis=-1)
+        chosen_for = gather(self.own_indices, parents)[..., None]
+        return tokens, put(gather(self.beam_indices, parents), chosen_for, length - self.prompt_length, axis=-1)
+
+    def with_hypotheses(
+        self,
+        continuations: Continuations,
+        scores: Float[Array, "batch k"],
+        complete: Bool[Array, "batch k"],
+        length: Integer[Array, ""],
+    ) -> Hypotheses:
+        """The best of the finished hypotheses and these continuations, whose `scores` are comparable across lengths."""
+        tokens, beam_indices = self.append(continuations, length)
+        lengths = jnp.broadcast_to(length + 1, scores.shape)
+        new = Hypotheses(tokens, scores, lengths, complete, beam_indices)
+        return self.finished.joined(new).best(self.finished.scores.shape[-1])
+
+    def advanced(
+        self,
+        continuations: Continuations,
+        finished: Hypotheses,
+        is_open: Bool[Array, " batch"],
+        length: Integer[Array, ""],
+    ) -> "BeamGroup":
+        """The group whose beams are these continuations, one for each beam."""
+        tokens, beam_indices = self.append(continuations, length)
+        return BeamGroup(tokens, continuations.scores, beam_indices, self.own_indices, finished, is_open, self.progress)
 
     def as_hypotheses(
         self, scores: Float[Array, "batch beams"], complete: Bool[Array, "batch beams"], length: Integer[Array, ""]
     ) -> Hypotheses:
-        """The beams as they stand, with scores of another kind."""
+        """The beams as they are, with `scores` that are comparable across lengths."""
         lengths = jnp.broadcast_to(length, scores.shape)
         return Hypotheses(self.tokens, scores, lengths, complete, self.beam_indices)
+
+
+class BeamSearchState(AbstractLoopState):
+    """What one step of a beam search hands to the next."""
+
+    groups: tuple[BeamGroup, ...]
+    length: Integer[Array, ""]
+    going: Bool[Array, ""]
+    finite: Bool[Array, " batch"]
+    """Whether `all_comparable` held for every beam at every step."""
+    cache: DecoderCache
+    """In the order in which tokens were decoded: it is never reordered."""
+    records: StepRecords
+
+    @property
+    def tokens(self) -> Integer[Array, "batch beams buffer"]:
+        return jnp.concatenate([group.tokens for group in self.groups], axis=1)

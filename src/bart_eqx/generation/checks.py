@@ -1,4 +1,4 @@
-"""What can be wrong with options before a search: contradictions, unknown tokens, lengths without positions."""
+"""Checks of a call before its search: options that contradict each other, unknown tokens, shapes, lengths."""
 
 import dataclasses
 import sys
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from ..generation_config import GenerationConfig
-from .feeding import Writer
+from ..model.language_model import AbstractLanguageModel
+from ..typing import Array, HostArray
 
 
 Semantics = Literal["pytorch", "flax"]
@@ -23,8 +24,9 @@ _FLAX_READS = frozenset(
 
 
 def check_options(
-    config: GenerationConfig, options: dict[str, Any], semantics: Semantics, has_trie: bool, has_key: bool
+    config: GenerationConfig, options: dict[str, Any], semantics: Semantics, *, has_trie: bool, has_key: bool
 ) -> None:
+    """`config` is the whole of the settings, `options` what the call itself sets."""
     if config.do_sample and not has_key:
         raise ValueError(
             "Sampling draws from `key`. Give one, as in generate(..., do_sample=True, key=jax.random.key(0))."
@@ -37,14 +39,16 @@ def check_options(
         if options.get(name) is not None and options[name] != getattr(default, name):
             level, frame = 1, sys._getframe()
             while frame is not None and frame.f_globals["__name__"].split(".")[0] in ("bart_eqx", "jaxtyping"):
-                level, frame = level + 1, frame.f_back  # to where this package was called
+                level, frame = level + 1, frame.f_back  # to the caller of this package
             warnings.warn(f"`{name}={options[name]!r}` has no effect without `{needs}`.", stacklevel=level)
     if semantics == "flax":
         names = {field.name for field in dataclasses.fields(config)} - _FLAX_READS
         unread = sorted(name for name in names if getattr(config, name) != getattr(default, name))
         if unread or has_trie:
             what = ", ".join([*unread, *(["prefix_allowed_tokens"] if has_trie else [])])
-            raise ValueError(f'`semantics="flax"` knows what transformers 4.57\'s Flax loops know. They ignore {what}.')
+            raise ValueError(
+                f'`semantics="flax"` has the options of transformers 4.57\'s Flax loops, which ignore {what}.'
+            )
         if config.do_sample and (config.num_beams > 1 or config.num_return_sequences > 1):
             raise ValueError('`semantics="flax"` draws one sequence per row, without beams. Use the default semantics.')
         if len(config.eos_token_ids) != 1:
@@ -71,10 +75,27 @@ def check_tokens(name: str, tokens: Sequence[int], vocab_size: int) -> None:
         raise ValueError(f"`{name}` has {outside}, but the model's tokens are 0 to {vocab_size - 1}.")
 
 
+def check_shapes(
+    prompt: HostArray, source: HostArray | None, source_mask: HostArray | None, encoder_hidden_states: Array | None
+) -> None:
+    """Ids and masks against each other and against `encoder_outputs`."""
+    if encoder_hidden_states is not None:
+        batch, tokens = encoder_hidden_states.shape[:-2], encoder_hidden_states.shape[:-1]
+        axes = dict(prompt=prompt.shape[:-1]) | ({} if source is None else dict(input_ids=source.shape[:-1]))
+        if wrong := [f"{name} {found}" for name, found in axes.items() if found != batch]:
+            raise ValueError(f"`encoder_outputs` has batch axes {batch}, and others {', '.join(wrong)}.")
+        for array in (source, source_mask):
+            if array is not None and array.shape != tokens:
+                raise ValueError(f"`encoder_outputs` are of {tokens} tokens; ids or mask {array.shape}.")
+    if 0 in prompt.shape[:-1] or (source is not None and source.shape[-1] == 0):
+        raise ValueError("There is nothing to write about: no rows, or a source without tokens.")
+
+
 def checked_length(
-    model: Writer, config: GenerationConfig, prompt_length: int, semantics: Semantics, explicit: bool
+    model: AbstractLanguageModel, config: GenerationConfig, prompt_length: int, semantics: Semantics, explicit: bool
 ) -> int:
-    """Slots at most. A `max_length` of 20 that was asked for is 20 tokens after the prompt in the Flax loops."""
+    """The slots of a whole sequence. `explicit`: the call set `max_length` itself. An explicit 20, which is also the
+    default, is 20 tokens after the prompt in the Flax loops."""
     positions = model.config.max_position_embeddings
     if config.max_new_tokens is not None:
         length = prompt_length + config.max_new_tokens
@@ -85,7 +106,7 @@ def checked_length(
     if length <= prompt_length:
         raise ValueError(
             f"The prompt has {prompt_length} tokens, and max_length={length} counts them: there is nothing to write. "
-            f"Raise `max_length`, or say `max_new_tokens`."
+            f"Raise `max_length`, or set `max_new_tokens`."
         )
     if length - 1 > positions:
         raise ValueError(

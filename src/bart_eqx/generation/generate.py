@@ -1,63 +1,64 @@
-"""`generate`: from a source to the tokens that the model writes about it."""
+"""`generate` and `stream`: from a source to the tokens that the model generates."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Bool, Float, Integer, PRNGKeyArray
+from jaxtyping import Bool, Float, Integer, PRNGKeyArray, Shaped
 
 from ..generation_config import GenerationConfig
+from ..model.language_model import AbstractLanguageModel
 from ..model.outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions
 from ..typing import Array, HostArray, Mask
-from .ancestral import ancestral_search
-from .beam_rules import FlaxRules, LengthScale, PyTorchRules, ScorerRules
+from .arguments import Arguments, validated
+from .beam_rules import AbstractBeamRules, BeamSettings, FlaxRules, PyTorchRules, ScorerRules
 from .beam_search import beam_search
 from .checks import Semantics
-from .constrained_rules import ConstrainedRules
-from .constraints import ForcedWords
-from .feeding import Writer
-from .operands import floats
-from .plan import Plan, make_plan, with_batch_axes
-from .prompt_lookup import prompt_lookup_search
-from .rescoring import states_of
-from .results import Found
+from .constrained_beams import ConstrainedRules, ForcedWords
+from .decode_loop import SearchResult, teacher_forced
+from .processors.scores import float_setting, int_setting
+from .prompt_lookup import prompt_lookup
+from .sample import AbstractChoice, Draw, FlaxDraw, Greedy, sample, sample_steps
 
 
 class GenerationResult(eqx.Module):
-    """What `generate` returns. A row is a sequence: `num_return_sequences` for each source stand one after the other.
+    """What `generate` returns. A row is a sequence; the `num_return_sequences` of a source follow one another.
 
-    `None` is what was not asked for, or what the search does not have.
+    A field is `None` where it was not asked for, or where the search does not have it.
     """
 
     sequences: Integer[Array, "*rows max_len"]
-    """The prompt and what was written; after the end, `pad_token_id`."""
+    """The prompt and the generated tokens; `pad_token_id` after the end."""
     lengths: Integer[Array, "*rows"]
     """Tokens before the padding, prompt and end included."""
     finite: Bool[Array, "*rows"]
-    """False where a token was chosen among scores that are NaN, or infinite: the sequence means nothing then."""
+    """False where a token was chosen among scores that are NaN or infinite, or although every token was barred: the
+    sequence then means nothing."""
     scores: Float[Array, "*rows"] | None = None
-    """Of beam search: the sum of the log-probabilities over a power of the tokens, `length_penalty`."""
+    """Beam search: the sum of the log-probabilities, divided by the generated length to the power `length_penalty`."""
     beam_indices: Integer[Array, "*rows steps"] | None = None
-    """Of beam search: the beam, a row of `step_scores` (with all batch axes as one), that each token was chosen for; -1
-    after the end."""
+    """Beam search: the beam that each token was chosen for, a row of `step_scores` with all batch axes as one; -1 after
+    the end."""
     step_scores: Float[Array, "*beams steps vocab"] | None = None
-    """With `output_scores`: what the processors left of the scores (of beams: the log-probabilities) at every step."""
+    """With `output_scores`: the processed scores of every step. In beam search they are log-probabilities."""
     step_logits: Float[Array, "*beams steps vocab"] | None = None
-    """With `output_logits`: the model's own scores."""
+    """With `output_logits`: the model's logits at every step."""
     cross_attentions: tuple[Float[Array, "*rows heads steps src"] | None, ...] | None = None
-    """With `output_attentions`, of every layer: the weights with which each token after the prompt was chosen."""
+    """With `output_attentions`: in every layer, the weights over the source from which each token was chosen."""
     decoder_attentions: tuple[Float[Array, "*rows heads steps slots"] | None, ...] | None = None
+    """With `output_attentions`: the same over the slots of the sequence itself."""
     decoder_hidden_states: tuple[Float[Array, "*rows steps dim"], ...] | None = None
     """With `output_hidden_states`: the embedded input and the output of every layer."""
     model_calls: Integer[Array, "*rows"] | None = None
-    """Of prompt lookup: calls of the decoder. There would have been one for every token after the prompt."""
+    """Prompt lookup: calls of the decoder, of which greedy search makes one per token."""
 
 
 def generate(
-    model: Writer,
+    model: AbstractLanguageModel,
     input_ids: Integer[HostArray, "*batch src"] | None = None,
     attention_mask: Mask[HostArray, "*batch src"] | None = None,
     *,
@@ -73,155 +74,189 @@ def generate(
     key: PRNGKeyArray | None = None,
     **options: Any,
 ) -> GenerationResult:
-    """Write, token by token, with the cache, in one compiled loop.
+    """Generate tokens with a key-value cache, in one compiled loop.
 
-    Greedy search, sampling, beam search, sampled, diverse and constrained beams, or prompt lookup: as `do_sample`,
-    `num_beams`, `num_beam_groups`, `force_words_ids` and `prompt_lookup_num_tokens` say. The options and what each does
-    are in `docs/generation.md`.
+    The search is greedy, sampling, beam search, sampled, diverse or constrained beams, or prompt lookup, depending on
+    `do_sample`, `num_beams`, `num_beam_groups`, `force_words_ids` and `prompt_lookup_num_tokens`. Every option is
+    explained in `docs/generation.md`.
 
     The loop ends when every row has ended, or at `max_length`. It compiles once for each shape and each set of options
-    that are on; another temperature, penalty, bias or token id does not compile again, another `top_k` or n-gram size
-    does, and another length does not within the same `pad_to_multiple_of`. A compilation is announced by the logger
-    `bart_eqx.generation`.
+    that are on. A new temperature, penalty, bias or token id does not recompile; a new `top_k` or n-gram size does; and
+    a new length does unless it falls into the same multiple of `pad_to_multiple_of`. The logger `bart_eqx.generation`
+    announces every compilation.
 
     Args:
         model: Any `BartForConditionalGeneration` or `BartForCausalLM`.
         input_ids: The source; for a decoder alone the prompt, by default `bos_token_id`.
-        attention_mask: Zero, or False, at its padding. By default, as in transformers' PyTorch, every `pad_token_id` is
-            taken for padding (unless it ends sequences as well).
-        encoder_outputs: From `model.encode`, which is then not run. `input_ids` may stand beside it, for the options
+        attention_mask: Zero, or False, at padding of `input_ids`. By default, as in transformers' PyTorch, every
+            `pad_token_id` is padding (unless it also ends sequences).
+        encoder_outputs: From `model.encode`, which is then not called. `input_ids` may be given as well, for options
             that read the source's tokens.
-        encoder_attention_mask: For a decoder alone, the mask of its `encoder_outputs`.
-        decoder_input_ids: A prompt for each row, to be continued. The start token is put before it where no row has it;
-            not inside `jax.jit`, where that cannot be seen.
-        decoder_attention_mask: Zero, or False, at the prompts' padding, on whichever side. A row with padding is
-            continued as it would be alone, and is returned without it.
-        generation_config: By default `model.generation_config`, which came with the checkpoint. Another one counts as a
-            whole, its token ids too: `model.generation_config.override(...)` makes one that keeps the model's.
-        logits_processor: Functions `(logits, tokens, length) -> logits` as in `bart_eqx.generation.processors`, applied
-            after the ones that options ask for and before those of sampling.
-        prefix_allowed_tokens: Token sequences of which one must follow the prompt, or a set of such for each row.
-        semantics: "pytorch" writes what transformers 5 writes with PyTorch; "flax" what 4.57's Flax loops wrote.
-        pad_to_multiple_of: Round the source's length and the room for tokens up, so that other lengths find a compiled
-            loop. The result is the same.
+        encoder_attention_mask: For a decoder alone: zero, or False, at padding of `encoder_outputs`.
+        decoder_input_ids: A prompt for each row, which is continued. `decoder_start_token_id` is put in front where no
+            row has it; traced prompts are taken as they are.
+        decoder_attention_mask: Zero, or False, at padding of the prompts, on either side. A padded row is continued as
+            it would be alone, and returned without its padding.
+        generation_config: By default `model.generation_config`, which came with the checkpoint. Another one replaces it
+            entirely, token ids included; `model.generation_config.override(...)` makes one that keeps the rest.
+        logits_processor: Functions `(logits, tokens, length) -> logits` as in `bart_eqx.generation.processors`. They
+            run after the processors of the options and before those of sampling.
+        prefix_allowed_tokens: Token sequences, one of which must follow the prompt; or one list of sequences per row.
+        semantics: "pytorch" gives the tokens of transformers 5 with PyTorch; "flax" those of 4.57's Flax loops.
+        pad_to_multiple_of: Round the source's length and `max_length` up internally, so that other lengths reuse a
+            compiled loop. The result is the same.
         key: For sampling. The same key draws the same tokens, and a row's draws do not depend on the other rows.
-        **options: Fields of `GenerationConfig`, which override it.
+        **options: Fields of `GenerationConfig`, which override those of `generation_config`.
 
     Raises:
         TypeError: for an option that transformers does not have either.
         ValueError: for an option that is not implemented, options that contradict each other, sampling without a key,
             an id outside the vocabulary, or lengths for which the model has no positions.
     """
-    plan = make_plan(
-        model,
-        input_ids,
-        attention_mask,
-        encoder_outputs=encoder_outputs,
-        encoder_attention_mask=encoder_attention_mask,
-        decoder_input_ids=decoder_input_ids,
-        decoder_attention_mask=decoder_attention_mask,
-        generation_config=generation_config,
-        logits_processor=logits_processor,
-        prefix_allowed_tokens=prefix_allowed_tokens,
-        semantics=semantics,
-        pad_to_multiple_of=pad_to_multiple_of,
-        key=key,
-        **options,
-    )
-    found = _search(model, plan)
+    call = validated(locals())
+    found = _search(model, call)
     states = None
-    if plan.config.output_attentions or plan.config.output_hidden_states:
-        states = states_of(
+    if call.config.output_attentions or call.config.output_hidden_states:
+        states = teacher_forced(
             model,
-            plan.request,
+            call.inputs,
             found.tokens,
-            output_attentions=plan.config.output_attentions,
-            output_hidden_states=plan.config.output_hidden_states,
+            output_attentions=call.config.output_attentions,
+            output_hidden_states=call.config.output_hidden_states,
         )
-    result = _readable(found, states, plan.limits.pad, plan.request.padding, plan.prompt_length, plan.batch)
-    return _cut(result, plan)
+    result = _readable(found, states, call.ending.pad_token_id, call.inputs.padding, call.prompt_length, call.batch)
+    return _trimmed(result, call)
 
 
-def _cut(result: GenerationResult, plan: Plan) -> GenerationResult:
-    """Without the room that `pad_to_multiple_of` has made."""
-    if plan.buffer == plan.max_length and plan.source_length == plan.padded_source_length:
-        return result
-    length, steps, src = plan.max_length, plan.max_length - plan.prompt_length, plan.source_length
-    cut: Callable[..., Any] = lambda arrays, *slices: jax.tree.map(lambda x: x[..., *slices], arrays)
-    return dataclasses.replace(
-        result,
-        sequences=cut(result.sequences, slice(length)),
-        beam_indices=cut(result.beam_indices, slice(steps)),
-        step_scores=cut(result.step_scores, slice(steps), slice(None)),
-        step_logits=cut(result.step_logits, slice(steps), slice(None)),
-        cross_attentions=cut(result.cross_attentions, slice(steps), slice(src)),
-        decoder_attentions=cut(result.decoder_attentions, slice(steps), slice(length - 1)),
-        decoder_hidden_states=cut(result.decoder_hidden_states, slice(steps), slice(None)),
+def stream(
+    model: AbstractLanguageModel,
+    input_ids: Integer[HostArray, "*batch src"] | None = None,
+    attention_mask: Mask[HostArray, "*batch src"] | None = None,
+    *,
+    key: PRNGKeyArray | None = None,
+    **arguments: Any,
+) -> Iterator[Integer[Array, "*rows"]]:
+    """Generate as [`generate`][bart_eqx.generate] does, and yield each token as soon as it is chosen.
+
+    Each step is one call of a compiled function, to which the cache is donated. That is slower than `generate` by the
+    dispatch of one call per token, and can be stopped at any time: at a stop string, or after a time limit.
+
+    Args:
+        model: As in `generate`, and so are all other arguments.
+        input_ids: The source; for a decoder alone the prompt.
+        attention_mask: Zero, or False, at padding of `input_ids`.
+        key: For sampling.
+        **arguments: All others of `generate`, options included.
+
+    Yields:
+        The next token of every row; `pad_token_id` in rows that have ended. The prompt is not repeated.
+
+    Raises:
+        TypeError: as `generate`; at the call, not at the first token.
+        FloatingPointError: if a token would be chosen among scores that are NaN or infinite, or all barred.
+        ValueError: as `generate`; and for beam search and prompt lookup, which do not choose tokens one by one.
+    """
+    bound = inspect.signature(generate).bind(model, input_ids, attention_mask, key=key, **arguments)
+    bound.apply_defaults()
+    call = validated(bound.arguments)
+    c = call.config
+    if c.num_beams > 1 or c.prompt_lookup_num_tokens is not None:
+        raise ValueError(
+            "`stream` is for greedy search and sampling, which choose tokens one by one: num_beams=1, no prompt lookup."
+        )
+    if c.output_scores or c.output_logits or c.output_attentions or c.output_hidden_states:
+        raise ValueError("`stream` yields tokens and nothing else. Turn off the output_* options, or call `generate`.")
+    tokens = sample_steps(
+        model,
+        call.inputs,
+        call.processors,
+        _choice(call),
+        call.ending,
+        num_sequences=c.num_return_sequences,
+        buffer=call.buffer,
     )
+    return (_with_batch_axes(token, call.batch) for token in tokens)
 
 
-def _search(model: Writer, plan: Plan) -> Found:
-    c = plan.config
+def _search(model: AbstractLanguageModel, call: Arguments) -> SearchResult:
+    c = call.config
     records = dict(output_scores=c.output_scores, output_logits=c.output_logits)
     if c.prompt_lookup_num_tokens is not None:
         if c.output_scores or c.output_logits:
             raise ValueError("Prompt lookup keeps no scores. Turn `output_scores`, `output_logits` or the lookup off.")
-        return prompt_lookup_search(
+        return prompt_lookup(
             model,
-            plan.request,
-            plan.source,
-            plan.processors,
-            plan.limits,
+            call.inputs,
+            call.source,
+            call.processors,
+            call.ending,
             num_tokens=c.prompt_lookup_num_tokens,
             max_ngram=c.max_matching_ngram_size or 2,
-            buffer=plan.buffer,
+            buffer=call.buffer,
         )
     if c.num_beams == 1:
-        return ancestral_search(
+        return sample(
             model,
-            plan.request,
-            plan.processors,
-            plan.choice,
-            plan.limits,
+            call.inputs,
+            call.processors,
+            _choice(call),
+            call.ending,
             num_sequences=c.num_return_sequences,
-            buffer=plan.buffer,
+            buffer=call.buffer,
             **records,
         )
-    scale = LengthScale(plan.limits.max_length, floats(c.length_penalty), plan.prompt_length, c.early_stopping)
-    if c.force_words_ids is not None:
-        rules = ConstrainedRules(scale, ForcedWords.from_ids(c.force_words_ids), c.num_return_sequences)
-    elif c.num_beam_groups > 1:
-        rules = ScorerRules(scale)
-    elif plan.semantics == "flax":
-        rules = FlaxRules(scale)
-    else:
-        rules = PyTorchRules(scale)
     return beam_search(
         model,
-        plan.request,
-        plan.processors,
-        rules,
-        plan.limits,
+        call.inputs,
+        call.processors,
+        float_setting(c.diversity_penalty),
+        _beam_rules(call),
+        call.ending,
         num_beams=c.num_beams,
         num_groups=c.num_beam_groups,
         num_return_sequences=c.num_return_sequences,
-        buffer=plan.buffer,
-        key=plan.key if c.do_sample else None,
+        buffer=call.buffer,
+        key=call.key if c.do_sample else None,
         **records,
     )
 
 
+def _choice(call: Arguments) -> AbstractChoice:
+    if not call.config.do_sample:
+        return Greedy()
+    assert call.key is not None
+    return FlaxDraw(call.key, int_setting(call.prompt_length)) if call.semantics == "flax" else Draw(call.key)
+
+
+def _beam_rules(call: Arguments) -> AbstractBeamRules:
+    c = call.config
+    settings = BeamSettings(call.ending, float_setting(c.length_penalty), c.early_stopping)
+    if c.force_words_ids is not None:
+        return ConstrainedRules(settings, ForcedWords.from_ids(c.force_words_ids), c.num_return_sequences)
+    if c.num_beam_groups > 1:
+        return ScorerRules(settings)
+    return FlaxRules(settings) if call.semantics == "flax" else PyTorchRules(settings)
+
+
+def _with_batch_axes(x: Shaped[Array, "batch n ..."], batch: tuple[int, ...]) -> Array:
+    """`x` with the caller's batch axes, the last of them `n` times as long."""
+    n = x.shape[1]
+    if n == 1:
+        return x.reshape(*batch, *x.shape[2:])
+    return x.reshape(*batch[:-1], n * (batch[-1] if batch else 1), *x.shape[2:])
+
+
 @eqx.filter_jit
 def _readable(
-    found: Found,
+    found: SearchResult,
     states: CausalLMOutputWithCrossAttentions | None,
     pad: Integer[Array, ""],
     padding: Integer[Array, "batch 1"] | None,
     prompt_length: int,
     batch: tuple[int, ...],
 ) -> GenerationResult:
-    """Padding out of the prompt and behind the end, of the states those that tokens were chosen with, and the caller's
-    batch axes."""
+    """The result in the caller's batch axes: padding moved from the front to the end, and of the states only those from
+    which tokens were chosen."""
     tokens, lengths = found.tokens, found.lengths
     if padding is not None:
         tokens = jnp.take_along_axis(tokens, jnp.argsort(tokens < 0, axis=-1, stable=True), axis=-1)
@@ -241,4 +276,22 @@ def _readable(
         decoder_hidden_states=None if states is None else chosen(states.hidden_states),
         model_calls=None if calls is None else calls[:, None],
     )
-    return jax.tree.map(lambda x: with_batch_axes(x, batch), result)
+    return jax.tree.map(lambda x: _with_batch_axes(x, batch), result)
+
+
+def _trimmed(result: GenerationResult, call: Arguments) -> GenerationResult:
+    """Without the slots and the source tokens that `pad_to_multiple_of` has added."""
+    if call.buffer == call.max_length and call.source_length == call.padded_source_length:
+        return result
+    length, steps, src = call.max_length, call.max_length - call.prompt_length, call.source_length
+    trim: Callable[..., Any] = lambda arrays, *slices: jax.tree.map(lambda x: x[..., *slices], arrays)
+    return dataclasses.replace(
+        result,
+        sequences=trim(result.sequences, slice(length)),
+        beam_indices=trim(result.beam_indices, slice(steps)),
+        step_scores=trim(result.step_scores, slice(steps), slice(None)),
+        step_logits=trim(result.step_logits, slice(steps), slice(None)),
+        cross_attentions=trim(result.cross_attentions, slice(steps), slice(src)),
+        decoder_attentions=trim(result.decoder_attentions, slice(steps), slice(length - 1)),
+        decoder_hidden_states=trim(result.decoder_hidden_states, slice(steps), slice(None)),
+    )

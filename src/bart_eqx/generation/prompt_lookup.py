@@ -1,9 +1,9 @@
-"""Greedy search that drafts its next tokens by looking them up, and verifies a whole draft in one call of the model.
+"""Greedy search that drafts tokens by looking them up, and verifies a whole draft in one call of the model.
 
-What was last written is searched for in the source and in what was written before; what followed there is the draft.
-transformers' `PromptLookupCandidateGenerator` searches the decoder's tokens alone, in which a summariser's source does
-not occur. A draft costs one call of the model however long it is, and is accepted up to the first token that greedy
-search would not have chosen: the output is that of greedy search, with every processor applied at every position.
+The tokens last written are looked up in the source and in what was written before; what followed them there is the
+draft. transformers' `PromptLookupCandidateGenerator` looks in the decoder's tokens alone, where a summariser's source
+does not occur. A draft costs one call of the model however long it is, and is accepted up to the first token that
+greedy search would not have chosen. The result is that of greedy search, with every processor applied everywhere.
 """
 
 from collections.abc import Sequence
@@ -14,31 +14,34 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Integer
 
 from ..model.cache import DecoderCache
+from ..model.language_model import AbstractLanguageModel
 from ..typing import Array
-from .feeding import Request, Writer, begin, feed, room_for
-from .limits import Limits, logger
-from .processors import LogitsProcessor, apply, last_tokens
-from .results import Found, all_numbers
-from .stages import AbstractSearchState, in_stages
+from .decode_loop import (
+    AbstractLoopState,
+    Ending,
+    ModelInputs,
+    SearchResult,
+    can_choose,
+    chunk_logits,
+    logger,
+    prefill,
+    staged_while_loop,
+)
+from .processors.scores import LogitsProcessor, apply, last_tokens
 
 
-class LookupState(AbstractSearchState):
-    """What one call of the model hands to the next."""
+class LookupState(AbstractLoopState):
+    """What one call of the model hands to the next. The buffer has room for a draft beyond its end."""
 
     tokens: Integer[Array, "batch 1 buffer"]
     length: Integer[Array, ""]
     lengths: Integer[Array, "batch 1"]
-    finished: Bool[Array, "batch 1"]
+    """`length`, without the padding that follows a row's end."""
+    ended: Bool[Array, "batch 1"]
     finite: Bool[Array, "batch 1"]
-    """Whether every token was chosen among numbers."""
+    """Whether `can_choose` held for every token of the row."""
     cache: DecoderCache
     model_calls: Integer[Array, ""]
-    num_tokens: int = eqx.field(static=True)
-    """Of a draft."""
-
-    def with_room(self, steps: int, prompt_length: int) -> "LookupState":
-        cache = room_for(steps + self.num_tokens, self.cache, 1, prompt_length)
-        return eqx.tree_at(lambda state: state.cache, self, cache)
 
 
 def draft(
@@ -48,8 +51,8 @@ def draft(
     num_tokens: int,
     max_ngram: int,
 ) -> Integer[Array, "batch num_tokens"]:
-    """What followed in `history` where it first has the last tokens of the row, of which the most are matched that can
-    be; -1 where nothing followed."""
+    """The `num_tokens` tokens that follow, in `history`, the first occurrence of the row's last tokens: of its last
+    `max_ngram`, or else of one fewer, and so on down to one. -1 where nothing follows."""
     batch, seq = history.shape
     longer = jnp.concatenate([history, jnp.full((batch, num_tokens + max_ngram), -1, history.dtype)], axis=-1)
     start, found = jnp.full(batch, seq, jnp.int32), jnp.zeros(batch, bool)
@@ -60,90 +63,93 @@ def draft(
             matches = matches & (longer[:, i : i + seq] == ending[:, i : i + 1])
         start = jnp.where(found, start, jnp.argmax(matches, axis=-1).astype(jnp.int32) + size)
         found = found | jnp.any(matches, axis=-1)
-    start = jnp.where(found, start, seq)  # beyond all tokens
+    start = jnp.where(found, start, seq)  # into the -1 after `history`
     return jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, num_tokens))(longer, start)
 
 
 def step(
-    model: Writer,
+    model: AbstractLanguageModel,
     state: LookupState,
     padding: Integer[Array, "batch 1"] | None,
     source: Integer[Array, "batch src"],
     processors: Sequence[LogitsProcessor],
-    limits: Limits,
+    ending: Ending,
+    num_tokens: int,
     max_ngram: int,
 ) -> LookupState:
-    length, num_tokens = state.length, state.num_tokens
+    """Draft `num_tokens` tokens, decode them behind the last one, and append those that greedy search chooses."""
+    length = state.length
     gap = jnp.full((source.shape[0], 1), -1, jnp.int32)  # no match runs from the source into the target
     history = jnp.concatenate([source, gap, state.tokens[:, 0]], axis=-1)
     drafts = draft(history, state.tokens[:, 0], length, num_tokens, max_ngram)[:, None]
 
     drafted = jax.lax.dynamic_update_slice_in_dim(state.tokens, drafts, length, axis=-1)
     chunk = jax.lax.dynamic_slice_in_dim(drafted, length - 1, num_tokens + 1, axis=-1)
-    logits, cache = feed(model, chunk[:, 0], state.cache, padding)
+    logits, cache = chunk_logits(model, chunk[:, 0], state.cache, padding)
     logits = logits[:, None]
 
-    # At every position of the draft the processors see what stands before it, and no more.
+    # At each position of the draft the processors see the tokens before it, and no later ones.
     lengths = length + jnp.arange(num_tokens + 1, dtype=jnp.int32)
     slots = jnp.arange(drafted.shape[-1])
     at_position = lambda scores, n: apply(processors, scores, jnp.where(slots < n, drafted, -1), n)
     scores = jax.vmap(at_position, (2, 0), 2)(logits, lengths)
     chosen = jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
-    ends = limits.is_eos(chosen)
-    ended_before = state.finished[..., None] | ((jnp.cumsum(ends, axis=-1) - ends) > 0)
+    ends = ending.is_eos(chosen)
+    ended_before = state.ended[..., None] | ((jnp.cumsum(ends, axis=-1) - ends) > 0)
     right = (chosen[..., :-1] == drafts) | ended_before[..., :-1] | ends[..., :-1]
-    accepted = jnp.min(jnp.sum(jnp.cumprod(right, axis=-1), axis=-1, dtype=jnp.int32))  # rows go on together
-    count = jnp.minimum(accepted + 1, limits.max_length - length)
+    accepted = jnp.min(jnp.sum(jnp.cumprod(right, axis=-1), axis=-1, dtype=jnp.int32))  # all rows advance alike
+    count = jnp.minimum(accepted + 1, ending.max_length - length)
 
     counted = jnp.arange(num_tokens + 1) < count
-    written = jnp.where(counted, jnp.where(ended_before, limits.pad, chosen), -1)
+    appended = jnp.where(counted, jnp.where(ended_before, ending.pad_token_id, chosen), -1)
     return LookupState(
-        tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, written, length, axis=-1),
+        tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, appended, length, axis=-1),
         length=length + count,
         lengths=state.lengths + jnp.sum(~ended_before & counted, axis=-1, dtype=jnp.int32),
-        finished=state.finished | jnp.any(ends & ~ended_before & counted, axis=-1),
-        finite=state.finite & jnp.all(all_numbers(scores) | ended_before | ~counted, axis=-1),
-        # The slots of what was not accepted are free again.
+        ended=state.ended | jnp.any(ends & ~ended_before & counted, axis=-1),
+        finite=state.finite & jnp.all(can_choose(scores) | ended_before | ~counted, axis=-1),
+        # The slots of tokens that were not accepted are free again.
         cache=eqx.tree_at(lambda c: c.position, cache, length + count - 1),
         model_calls=state.model_calls + 1,
-        num_tokens=num_tokens,
     )
 
 
 @eqx.filter_jit
-def prompt_lookup_search(
-    model: Writer,
-    request: Request,
+def prompt_lookup(
+    model: AbstractLanguageModel,
+    inputs: ModelInputs,
     source: Integer[Array, "batch src"] | None,
     processors: Sequence[LogitsProcessor],
-    limits: Limits,
+    ending: Ending,
     *,
     num_tokens: int,
     max_ngram: int,
     buffer: int,
-) -> Found:
-    batch, prompt_length = request.prompt.shape
+) -> SearchResult:
+    """One sequence about each source, of `buffer` slots at most. `source` holds its tokens, -1 at padding."""
+    batch, prompt_length = inputs.prompt.shape
     logger.info("Compiling prompt lookup: %d sequences, %d tokens, drafts of %d", batch, buffer, num_tokens)
-    beginning = begin(model, request, 1, buffer)
-    spare = jnp.full((batch, 1, num_tokens), -1, jnp.int32)
+    tokens, cache = prefill(model, inputs, 1, buffer)
+    room = jnp.full((batch, 1, num_tokens), -1, jnp.int32)
+    length = jnp.asarray(prompt_length, jnp.int32)
     start = LookupState(
-        tokens=jnp.concatenate([beginning.tokens, spare], axis=-1),
-        length=beginning.length,
-        lengths=jnp.broadcast_to(beginning.length, (batch, 1)),
-        finished=jnp.zeros((batch, 1), bool),
+        tokens=jnp.concatenate([tokens, room], axis=-1),
+        length=length,
+        lengths=jnp.broadcast_to(length, (batch, 1)),
+        ended=jnp.zeros((batch, 1), bool),
         finite=jnp.ones((batch, 1), bool),
-        cache=beginning.cache,
+        cache=cache,
         model_calls=jnp.zeros((), jnp.int32),
-        num_tokens=num_tokens,
     )
     source = jnp.full((batch, 0), -1, jnp.int32) if source is None else source
-    end = in_stages(
-        lambda state: (state.length < limits.max_length) & ~jnp.all(state.finished),
-        lambda state: step(model, state, beginning.padding, source, processors, limits, max_ngram),
+    end = staged_while_loop(
+        lambda state: (state.length < ending.max_length) & ~jnp.all(state.ended),
+        lambda state: step(model, state, inputs.padding, source, processors, ending, num_tokens, max_ngram),
         start,
         prompt_length=prompt_length,
         steps=buffer - prompt_length,
+        slots=lambda steps: prompt_length - 1 + steps + num_tokens,
     )
     calls = jnp.broadcast_to(end.model_calls, (batch,))
-    return Found(tokens=end.tokens[..., :buffer], lengths=end.lengths, finite=end.finite, model_calls=calls)
+    return SearchResult(tokens=end.tokens[..., :buffer], lengths=end.lengths, finite=end.finite, model_calls=calls)

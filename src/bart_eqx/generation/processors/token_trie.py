@@ -1,4 +1,4 @@
-"""A set of token sequences as a tree, in arrays: what may follow a prefix is a lookup inside the compiled loop."""
+"""A set of token sequences as a trie in arrays: what may follow a prefix is a lookup inside the compiled loop."""
 
 from collections.abc import Sequence
 
@@ -8,48 +8,49 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from ..typing import Array
-from .operands import ids, integers
-from .processors import AbstractLogitsProcessor, marked
+from ...typing import Array
+from .scores import AbstractLogitsProcessor, int_setting, marked
 
 
 class Trie(eqx.Module):
-    """The edges of a tree, or of several with a root each.
+    """The edges of one trie or of several, each with a root of its own. Nodes are numbers.
 
     Memory is linear in the edges, and a lookup compares all of them: made for up to some ten thousand tokens.
     """
 
     parents: Integer[Array, " edges"]
+    """The node that an edge leaves."""
     tokens: Integer[Array, " edges"]
     children: Integer[Array, " edges"]
+    """The node that it reaches."""
     roots: Integer[Array, " trees"]
 
     @classmethod
-    def from_edges(cls, edges: Sequence[tuple[int, int]], trees: int, room: int = 0) -> "Trie":
-        """So many trees from `edges_of`, with `room` for so many edges at least: equal room is an equal program."""
-        spare = max(room - len(edges), 0)
-        ends = np.array([*edges, *[(-2, -1)] * spare], np.int32).reshape(-1, 2)  # no node is -2
+    def from_edges(cls, edges: Sequence[tuple[int, int]], trees: int, min_edges: int = 0) -> "Trie":
+        """`trees` tries from the edges of `edges_of`, filled up to `min_edges`: equal shapes share a program."""
+        fill = max(min_edges - len(edges), 0)
+        ends = np.array([*edges, *[(-2, -1)] * fill], np.int32).reshape(-1, 2)  # no node is -2
         return cls(
-            parents=integers(ends[:, 0]),
-            tokens=integers(ends[:, 1]),
-            children=integers(range(trees, trees + len(ends))),
-            roots=integers(range(trees)),
+            parents=int_setting(ends[:, 0]),
+            tokens=int_setting(ends[:, 1]),
+            children=int_setting(range(trees, trees + len(ends))),
+            roots=int_setting(range(trees)),
         )
 
     def leaving(self, nodes: Integer[Array, "*rows"]) -> Bool[Array, "*rows edges"]:
-        """Which edges start at a node; none at -1."""
+        """The edges that leave a node; no edge leaves node -1."""
         return nodes[..., None] == self.parents
 
     def step(self, nodes: Integer[Array, "*rows"], tokens: Integer[Array, "*rows"]) -> Integer[Array, "*rows"]:
-        """Where a token leads; -1 where it leads nowhere."""
+        """The node that a token leads to; -1 if there is no such edge."""
         taken = self.leaving(nodes) & (tokens[..., None] == self.tokens)
         return jnp.max(jnp.where(taken, self.children, -1), axis=-1, initial=-1)
 
 
 def edges_of(trees: Sequence[Sequence[Sequence[int]]]) -> list[tuple[int, int]]:
-    """Parent and token of every edge, in the order in which the sequences name them.
+    """Parent node and token of every edge, in the order in which the sequences use them first.
 
-    Nodes are numbered: first the roots, one for each set of sequences, then the children of the edges, in their order.
+    Nodes are numbered: first the roots, one for each set of sequences, then the edges' children, in the edges' order.
     """
     edges: dict[tuple[int, int], int] = {}
     for root, sequences in enumerate(trees):
@@ -61,13 +62,14 @@ def edges_of(trees: Sequence[Sequence[Sequence[int]]]) -> list[tuple[int, int]]:
 
 
 class PrefixTrie(AbstractLogitsProcessor):
-    """Allows only the given sequences, which follow the prompt and are then ended; see `generate`.
+    """Allows only a set of sequences after the prompt, each followed by the end.
 
-    It does what transformers' `prefix_allowed_tokens_fn` does with such a set (arXiv:2010.00904), as data.
+    What transformers does by calling `prefix_allowed_tokens_fn` at every step (arXiv:2010.00904), as data.
     """
 
     trie: Trie
     depth: Integer[Array, ""]
+    """The length of the longest sequence, end included."""
     prompt_length: Integer[Array, ""]
     eos: Integer[Array, " n"]
 
@@ -82,10 +84,10 @@ class PrefixTrie(AbstractLogitsProcessor):
         ]
         edges = edges_of(ended)
         return cls(
-            trie=Trie.from_edges(edges, len(sets), room=2 ** max(len(edges) - 1, 15).bit_length()),
-            depth=integers(max(len(sequence) for sequences in ended for sequence in sequences)),
-            prompt_length=integers(prompt_length),
-            eos=ids(eos_token_ids),
+            trie=Trie.from_edges(edges, len(sets), min_edges=2 ** max(len(edges) - 1, 15).bit_length()),
+            depth=int_setting(max(len(sequence) for sequences in ended for sequence in sequences)),
+            prompt_length=int_setting(prompt_length),
+            eos=int_setting(eos_token_ids),
         )
 
     def __call__(
@@ -101,13 +103,13 @@ class PrefixTrie(AbstractLogitsProcessor):
 
         start = jnp.broadcast_to(self.trie.roots[:, None], tokens.shape[:-1])
         nodes = jax.lax.fori_loop(0, self.depth, walk, start)
-        # What has left the tree, as beams that are padding have, can only end.
+        # Beams that have left the trie, such as those that are padding, may only end.
         nodes = jnp.where(length - self.prompt_length > self.depth, -1, nodes)
         edges = self.trie.leaving(nodes)
         allowed = marked(jnp.where(edges, self.trie.tokens, -1), logits.shape[-1])
-        lost = ~jnp.any(edges, axis=-1, keepdims=True)
-        allowed = jnp.where(lost, marked(self.eos[:1], logits.shape[-1]), allowed)
+        outside = ~jnp.any(edges, axis=-1, keepdims=True)
+        allowed = jnp.where(outside, marked(self.eos[:1], logits.shape[-1]), allowed)
         barred = jnp.where(allowed, logits, -jnp.inf)
-        # Where earlier processors have barred all that is allowed, the set goes first.
+        # Where earlier processors have barred all that the set allows, the set wins.
         stuck = jnp.all(barred == -jnp.inf, axis=(-2, -1), keepdims=True)
         return jnp.where(stuck, jnp.where(allowed, 0.0, -jnp.inf).astype(logits.dtype), barred)

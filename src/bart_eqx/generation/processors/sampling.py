@@ -1,7 +1,7 @@
-"""Processors that sampling alone reads: they sharpen the distribution, or cut off its tail.
+"""Processors of sampling: they sharpen the distribution, or cut off its tail.
 
-Called and named as in `processors.py`. `keep` is how many of the likeliest tokens survive whatever the cut: 1, or under
-beam sampling one more than there are tokens that end a sequence, so that every beam can go on.
+`keep` is how many of the likeliest tokens survive any cut: 1; or, under beam sampling, one more than there are
+`eos_token_id`s, so that every beam can go on.
 """
 
 import equinox as eqx
@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer
 
-from ..kernels.top_k import top_k
-from ..typing import Array
-from .processors import AbstractLogitsProcessor
+from ...kernels.top_k import top_k
+from ...typing import Array
+from .scores import AbstractLogitsProcessor
 
 
 def without(logits: Float[Array, "*rows vocab"], cut: Bool[Array, "*rows vocab"]) -> Float[Array, "*rows vocab"]:
@@ -19,7 +19,7 @@ def without(logits: Float[Array, "*rows vocab"], cut: Bool[Array, "*rows vocab"]
 
 
 def below_best(values: Float[Array, "*rows vocab"], n: int) -> Bool[Array, "*rows vocab"]:
-    """Whether a value is less than the `n` largest."""
+    """True for values that are less than the `n`-th largest."""
     return values < top_k(values, min(n, values.shape[-1]))[0][..., -1:]
 
 
@@ -30,6 +30,8 @@ def entropy(logits: Float[Array, "*rows vocab"]) -> Float[Array, "*rows 1"]:
 
 
 class Temperature(AbstractLogitsProcessor):
+    """Divides the scores by `temperature`."""
+
     temperature: Float[Array, ""]
 
     def __call__(
@@ -39,7 +41,7 @@ class Temperature(AbstractLogitsProcessor):
 
 
 class TopH(AbstractLogitsProcessor):
-    """Keeps the likeliest tokens up to the share `top_h` of the entropy of the first hundred (arXiv:2509.02510)."""
+    """Keeps the likeliest tokens up to the share `top_h` of the entropy of the 100 likeliest (arXiv:2509.02510)."""
 
     top_h: Float[Array, ""]
 
@@ -56,7 +58,7 @@ class TopH(AbstractLogitsProcessor):
 
 
 class TopK(AbstractLogitsProcessor):
-    """Keeps the `k` likeliest tokens, and those that are as likely as the last of them."""
+    """Keeps the `k` likeliest tokens, and any that tie with the last of them."""
 
     k: int = eqx.field(static=True)
     keep: int = eqx.field(static=True, default=1)
@@ -68,7 +70,7 @@ class TopK(AbstractLogitsProcessor):
 
 
 class TopP(AbstractLogitsProcessor):
-    """Keeps the fewest of the likeliest tokens that have the share `p` of the probability (arXiv:1904.09751)."""
+    """Nucleus sampling: keeps the fewest likeliest tokens whose probabilities reach `p` (arXiv:1904.09751)."""
 
     p: Float[Array, ""]
     keep: int = eqx.field(static=True, default=1)
@@ -84,7 +86,7 @@ class TopP(AbstractLogitsProcessor):
 
 
 class MinP(AbstractLogitsProcessor):
-    """Cuts tokens less likely than the share `min_p` of the likeliest one's probability (arXiv:2407.01082)."""
+    """Cuts tokens that are less probable than `min_p` times the likeliest (arXiv:2407.01082)."""
 
     min_p: Float[Array, ""]
     keep: int = eqx.field(static=True, default=1)
@@ -93,12 +95,12 @@ class MinP(AbstractLogitsProcessor):
         self, logits: Float[Array, "*rows vocab"], tokens: Integer[Array, "*rows buffer"], length: Integer[Array, ""]
     ) -> Float[Array, "*rows vocab"]:
         probs = jax.nn.softmax(logits, axis=-1)
-        few = probs < self.min_p * jnp.max(probs, axis=-1, keepdims=True)
-        return without(logits, few & below_best(probs, self.keep))
+        improbable = probs < self.min_p * jnp.max(probs, axis=-1, keepdims=True)
+        return without(logits, improbable & below_best(probs, self.keep))
 
 
 class Typical(AbstractLogitsProcessor):
-    """Keeps the tokens whose surprise is nearest to the entropy, with the share `mass` (arXiv:2202.00666)."""
+    """Keeps the tokens whose surprise is nearest to the entropy, up to the probability `mass` (arXiv:2202.00666)."""
 
     mass: Float[Array, ""]
     keep: int = eqx.field(static=True, default=1)
@@ -116,7 +118,7 @@ class Typical(AbstractLogitsProcessor):
 
 
 class EpsilonCutoff(AbstractLogitsProcessor):
-    """Cuts tokens less likely than `epsilon` (arXiv:2210.15191)."""
+    """Cuts tokens that are less probable than `epsilon` (arXiv:2210.15191)."""
 
     epsilon: Float[Array, ""]
     keep: int = eqx.field(static=True, default=1)
@@ -128,7 +130,7 @@ class EpsilonCutoff(AbstractLogitsProcessor):
 
 
 class EtaCutoff(AbstractLogitsProcessor):
-    """As `EpsilonCutoff`, with a bar that falls where the distribution is flat (arXiv:2210.15191)."""
+    """`EpsilonCutoff` with a threshold that falls as the entropy rises (arXiv:2210.15191)."""
 
     epsilon: Float[Array, ""]
     keep: int = eqx.field(static=True, default=1)

@@ -1,25 +1,16 @@
-"""What changes the scores of the next token: pure functions of (scores, tokens so far, how many).
-
-Every processor is a PyTree that is called as `processor(logits, tokens, length)`:
-
-- `logits`, `[*rows, vocab]`: the scores of the token to come; under beam search log-probabilities.
-- `tokens`, `[*rows, buffer]`: the row's tokens in its first `length` slots. A slot that holds no token, be it still
-  empty or padding before a shorter prompt, is -1, and so matches nothing.
-- `length`: how many slots are taken, the same in every row. The token to come goes into slot `length`.
-
-Numbers in a processor are arrays, hence traced: another number does not recompile. Each is the processor of the same
-name in transformers' `logits_process.py` (5.23), with which the tests compare them.
-"""
+"""Processors that change the scores of some tokens: penalties, biases, and tokens that are barred or forced."""
 
 import abc
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, Integer
 
-from ..typing import Array
+from ...typing import Array
 
 
 LogitsProcessor = Callable[
@@ -28,12 +19,22 @@ LogitsProcessor = Callable[
 
 
 class AbstractLogitsProcessor(eqx.Module):
-    """A processor with numbers of its own. Any function of the same arguments will do as well."""
+    """A processor with settings of its own. Any function with the same signature serves as well."""
 
     @abc.abstractmethod
     def __call__(
         self, logits: Float[Array, "*rows vocab"], tokens: Integer[Array, "*rows buffer"], length: Integer[Array, ""]
     ) -> Float[Array, "*rows vocab"]: ...
+
+
+def float_setting(values: float | Sequence[Any]) -> Array:
+    """A float32 array, made by way of NumPy: `jnp.asarray` would compile a small program for each shape."""
+    return jax.device_put(np.asarray(values, np.float32))
+
+
+def int_setting(values: int | Sequence[Any] | np.ndarray) -> Array:
+    """An int32 array, made in the same way."""
+    return jax.device_put(np.asarray(values, np.int32))
 
 
 def apply(
@@ -48,16 +49,16 @@ def apply(
 
 
 def marked(ids: Integer[Array, "*rows n"], vocab: int) -> Bool[Array, "*rows vocab"]:
-    """Which tokens of the vocabulary are among `ids`; -1 is none."""
+    """True for the tokens of the vocabulary that are among `ids`, of which -1 is no token."""
     absent = jnp.zeros((*ids.shape[:-1], vocab + 1), bool)
-    ids = jnp.where(ids >= 0, ids, vocab)  # the spare column takes what is no token
+    ids = jnp.where(ids >= 0, ids, vocab)  # -1 goes to a spare column
     return jnp.put_along_axis(absent, ids, True, axis=-1, inplace=False)[..., :vocab]
 
 
 def forced(
     logits: Float[Array, "*rows vocab"], now: Bool[Array, "*#rows"], ids: Integer[Array, " n"]
 ) -> Float[Array, "*rows vocab"]:
-    """Where `now`: 0 for `ids`, and nothing else possible."""
+    """In the rows where `now` holds: 0 for `ids`, minus infinity for all other tokens."""
     choice = jnp.where(marked(ids, logits.shape[-1]), 0.0, -jnp.inf).astype(logits.dtype)
     return jnp.where(now[..., None], choice, logits)
 
@@ -76,9 +77,9 @@ def followers(
     length: Integer[Array, ""],
     size: int,
 ) -> Integer[Array, "*rows windows"]:
-    """What followed in `history` wherever its tokens were the last `size - 1` of `tokens`; -1 elsewhere.
+    """The token that followed each occurrence in `history` of the last `size - 1` tokens; -1 at all other places.
 
-    Windows are compared with the end of the row: linear in the length, without a table of n-grams.
+    Every window of `history` is compared with the end of `tokens`: linear in the length, without a table of n-grams.
     """
     windows = max(history.shape[-1] - size + 1, 0)
     ending = last_tokens(tokens, length, size - 1)
@@ -89,10 +90,9 @@ def followers(
 
 
 class SequenceBias(AbstractLogitsProcessor):
-    """Adds `bias` to the last token of a sequence where its first tokens stand before it.
+    """Adds `bias` to the score of a sequence's last token where the row ends with its other tokens.
 
-    The sequences of one length; those of several lengths are several processors. A bias of minus infinity makes it
-    transformers' `NoBadWordsLogitsProcessor`.
+    One processor per length of sequence. With a bias of minus infinity it is transformers' `NoBadWordsLogitsProcessor`.
     """
 
     prefixes: Integer[Array, "n size_minus_1"]
@@ -108,28 +108,8 @@ class SequenceBias(AbstractLogitsProcessor):
         return logits + jnp.zeros_like(logits).at[..., self.last].add(biases)
 
 
-class DiversityPenalty(AbstractLogitsProcessor):
-    """Takes `penalty` off a token for each beam of an earlier group that has just chosen it (arXiv:1610.02424)."""
-
-    penalty: Float[Array, ""]
-    chosen: Integer[Array, "batch n"] | None = None
-    """What earlier groups have chosen; beam search fills it in, group by group."""
-
-    def __call__(
-        self,
-        logits: Float[Array, "batch beams vocab"],
-        tokens: Integer[Array, "batch beams buffer"],
-        length: Integer[Array, ""],
-    ) -> Float[Array, "batch beams vocab"]:
-        if self.chosen is None:
-            return logits
-        rows = jnp.arange(logits.shape[0])[:, None]
-        counts = jnp.zeros((logits.shape[0], logits.shape[-1]), logits.dtype).at[rows, self.chosen].add(1.0)
-        return logits - self.penalty * counts[:, None]
-
-
 class RepetitionPenalty(AbstractLogitsProcessor):
-    """Divides the positive scores of tokens that were written by `penalty`, and multiplies the negative ones by it."""
+    """Divides the positive scores of tokens that the row has by `penalty`, and multiplies the negative ones by it."""
 
     penalty: Float[Array, ""]
 
@@ -140,7 +120,7 @@ class RepetitionPenalty(AbstractLogitsProcessor):
 
 
 class EncoderRepetitionPenalty(AbstractLogitsProcessor):
-    """The opposite for the tokens of the source: above 1 it favours them. Padding is no token."""
+    """The inverse for tokens of the source: a penalty above 1 favours them. `source` is -1 at padding."""
 
     penalty: Float[Array, ""]
     source: Integer[Array, "batch 1 src"]
@@ -173,7 +153,7 @@ class NoRepeatNGram(AbstractLogitsProcessor):
 
 
 class EncoderNoRepeatNGram(AbstractLogitsProcessor):
-    """Bars every token that would complete an n-gram of the source. Padding is no token."""
+    """Bars every token that would complete an n-gram of the source. `source` is -1 at padding."""
 
     source: Integer[Array, "batch 1 src"]
     size: int = eqx.field(static=True)
@@ -189,7 +169,7 @@ class EncoderNoRepeatNGram(AbstractLogitsProcessor):
 
 
 class MinLength(AbstractLogitsProcessor):
-    """Bars the end of a sequence while `length < min_length`."""
+    """Bars `eos` while `length < min_length`."""
 
     min_length: Integer[Array, ""]
     eos: Integer[Array, " n"]
@@ -201,7 +181,7 @@ class MinLength(AbstractLogitsProcessor):
 
 
 class ForcedBos(AbstractLogitsProcessor):
-    """Makes `token` the only one possible where the row has a start token and nothing more."""
+    """Forces `token` where the row has a start token and nothing more."""
 
     token: Integer[Array, ""]
 
@@ -212,7 +192,7 @@ class ForcedBos(AbstractLogitsProcessor):
 
 
 class ForcedEos(AbstractLogitsProcessor):
-    """Makes `eos` the only tokens possible where there is room for one more."""
+    """Forces one of `eos` into the last slot."""
 
     max_length: Integer[Array, ""]
     eos: Integer[Array, " n"]
@@ -224,7 +204,7 @@ class ForcedEos(AbstractLogitsProcessor):
 
 
 class RemoveInvalid(AbstractLogitsProcessor):
-    """Makes numbers of what is none: 0 of NaN, the largest and smallest of the infinities."""
+    """Replaces NaN by 0, and infinities by the largest and smallest finite values."""
 
     def __call__(
         self, logits: Float[Array, "*rows vocab"], tokens: Integer[Array, "*rows buffer"], length: Integer[Array, ""]
@@ -233,7 +213,7 @@ class RemoveInvalid(AbstractLogitsProcessor):
 
 
 class ExponentialDecayLengthPenalty(AbstractLogitsProcessor):
-    """Beyond `start` tokens, adds `|score| * (factor ** excess - 1)` to the end of a sequence."""
+    """Beyond slot `start`, adds `|score| * (factor ** excess - 1)` to the scores of `eos`."""
 
     start: Integer[Array, ""]
     factor: Float[Array, ""]
@@ -249,20 +229,20 @@ class ExponentialDecayLengthPenalty(AbstractLogitsProcessor):
 
 
 class Suppress(AbstractLogitsProcessor):
-    """Bars `ids`; with `at`, for the token of that slot only."""
+    """Bars `ids`; where `slot` is given, only as the token of that slot."""
 
     ids: Integer[Array, " n"]
-    at: Integer[Array, ""] | None = None
+    slot: Integer[Array, ""] | None = None
 
     def __call__(
         self, logits: Float[Array, "*rows vocab"], tokens: Integer[Array, "*rows buffer"], length: Integer[Array, ""]
     ) -> Float[Array, "*rows vocab"]:
         barred = marked(self.ids, logits.shape[-1])
-        return jnp.where(barred if self.at is None else barred & (length == self.at), -jnp.inf, logits)
+        return jnp.where(barred if self.slot is None else barred & (length == self.slot), -jnp.inf, logits)
 
 
 class Normalise(AbstractLogitsProcessor):
-    """Makes log-probabilities again of scores that others have changed."""
+    """Turns the scores into log-probabilities again."""
 
     def __call__(
         self, logits: Float[Array, "*rows vocab"], tokens: Integer[Array, "*rows buffer"], length: Integer[Array, ""]
