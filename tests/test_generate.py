@@ -713,7 +713,9 @@ def test_a_hypothesis_that_is_barred(model: Model, search: str) -> None:
         second = (vocab == 30) & (tokens[..., 1:2] == 20)
         return jnp.where(jnp.where(length == 1, (vocab >= 20) & (vocab <= 22), second), logits, -jnp.inf)
 
-    options: dict[str, Any] = SEARCHES[search] | dict(num_return_sequences=3, logits_processor=[one], max_length=5) | FREE
+    options: dict[str, Any] = (
+        SEARCHES[search] | dict(num_return_sequences=3, logits_processor=[one], max_length=5) | FREE
+    )
     result = generate(model, np.array([5, 6]), **options)
     real = (result.sequences == jnp.array([2, 20, 30, 30, 30])).all(axis=-1)
     assert real[0] and not real[2]
