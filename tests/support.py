@@ -12,20 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import bart_eqx
-from bart_eqx.checkpoint.flax_msgpack import msgpack_parts
-from bart_eqx.checkpoint.names import flatten as flatten, unflatten as unflatten
-from bart_eqx.checkpoint.safetensors_file import safetensors_parts
-from bart_eqx.checkpoint.stored import StoredArray, in_memory
-from bart_eqx.checkpoint.weights_file import write_parts
+from bart_eqx.checkpoint.formats.lazy_array import LazyArray, from_numpy
+from bart_eqx.checkpoint.formats.msgpack import msgpack_parts
+from bart_eqx.checkpoint.formats.nested import flatten as flatten, unflatten as unflatten
+from bart_eqx.checkpoint.formats.safetensors import safetensors_parts
+from bart_eqx.checkpoint.formats.writer import write_parts
+from bart_eqx.checkpoint.pytree import CLASSES as _CLASSES
 
 
-CLASSES = [
-    bart_eqx.BartModel,
-    bart_eqx.BartForConditionalGeneration,
-    bart_eqx.BartForSequenceClassification,
-    bart_eqx.BartForQuestionAnswering,
-    bart_eqx.BartForCausalLM,
-]
+CLASSES = list(_CLASSES.values())  # `BartModel` first
 
 _TINY: dict[str, Any] = dict(
     vocab_size=97,
@@ -92,13 +87,13 @@ def randomised(
 
 def write_file(path: Path, arrays: Mapping[str, np.ndarray], layout: str = "pt") -> None:
     """A file of weights, in the format that its name says."""
-    stored = {name: in_memory(array) for name, array in arrays.items()}
+    stored = {name: from_numpy(array) for name, array in arrays.items()}
     parts = msgpack_parts(stored) if path.suffix == ".msgpack" else safetensors_parts(stored, layout=layout)
     path.unlink(missing_ok=True)
     write_parts(path, parts, stored)
 
 
-def values(stored: Mapping[str, StoredArray]) -> dict[str, np.ndarray]:
+def values(stored: Mapping[str, LazyArray]) -> dict[str, np.ndarray]:
     return {name: array.read() for name, array in stored.items()}
 
 

@@ -17,9 +17,9 @@ from num2words import num2words
 
 import bart_eqx
 from bart_eqx.checkpoint.errors import CheckpointError, VerificationError
-from bart_eqx.checkpoint.flax_msgpack import read_msgpack
-from bart_eqx.checkpoint.verify import verify
+from bart_eqx.checkpoint.formats.msgpack import read_msgpack
 from bart_eqx.convert import convert, main
+from bart_eqx.convert.verify import verify
 from bart_eqx.demo.__main__ import main as demo, spell
 from support import values
 
@@ -34,11 +34,11 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("flax_model.msgpack", "BartForConditionalGeneration", "76 float32", "2,540, float32", "blake3"):
         assert part in report
     assert main([str(REFERENCES / "flax-msgpack"), "-o", str(target)]) == 2
-    assert "exists: take another folder with -o, or --overwrite" in capsys.readouterr().err
+    assert "exists: choose another folder with -o, or replace it with --overwrite" in capsys.readouterr().err
     assert main([str(REFERENCES / "flax-msgpack"), "-o", str(target), "--overwrite", "--dtype", "bfloat16"]) == 0
     assert bart_eqx.from_pretrained(target).final_logits_bias.dtype == "bfloat16"
     assert main([str(target), "-o", str(target), "--overwrite"]) == 2
-    assert "is the source itself" in capsys.readouterr().err
+    assert "is the source or contains it" in capsys.readouterr().err
 
 
 def test_convert_to_flax_and_back(tmp_path: Path) -> None:
@@ -56,7 +56,8 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert (
-        done.stderr == f"error: There is no folder {tmp_path / 'nowhere'}: look at its spelling, and where you are.\n"
+        done.stderr
+        == f"error: There is no folder {tmp_path / 'nowhere'}: check its spelling and the current directory.\n"
     )
 
 
@@ -89,9 +90,9 @@ class TestVerify:
             ("model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "model.safetensors has the BLAKE3 hash"),
             ("model.safetensors", lambda b: b[:-1], "has 17,943 bytes, and was written with 17,944"),
             ("config.json", lambda b: b.replace(b"0.1", b"0.2"), "config.json has the BLAKE3 hash"),
-            ("flax_model.msgpack", lambda b: b"\x80", "weights that no conversion wrote, flax_model.msgpack"),
-            ("generation_config.json", None, "has no generation_config.json, which conversion.json"),
-            ("conversion.json", lambda b: b"{}", "must say of each written file its size and its hash"),
+            ("flax_model.msgpack", lambda b: b"\x80", "weights that conversion.json does not list, flax_model.msgpack"),
+            ("generation_config.json", None, "has no generation_config.json, which conversion.json lists"),
+            ("conversion.json", lambda b: b"{}", "must give the size and the hash of each written file"),
         ],
     )
     def test_damaged(self, converted: Path, tmp_path: Path, name: str, change: Any, message: str) -> None:
@@ -120,7 +121,7 @@ class TestVerify:
             path = (tmp_path / "snapshot" / name).resolve()
             content = path.read_bytes()
             path.write_bytes(content[:-2] + b"\n\n")
-            with pytest.raises(VerificationError, match=f"{name} has the hash .* and the Hub's is"):
+            with pytest.raises(VerificationError, match=f"{name} has the hash .* and on the Hub"):
                 verify(tmp_path / "snapshot")
             path.write_bytes(content)
 
@@ -142,7 +143,9 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads((tmp_path / "out/conversion.json").read_text())
     assert report["read"] == {"model.safetensors": 22200} and report["dtypes"] == {"float32": 79}
-    assert report["tables"] == "the encoder and the decoder read tables of their own, as transformers 5 unties them"
+    assert (
+        report["tables"] == "the encoder and the decoder have token tables of their own, as transformers 5 unties them"
+    )
     assert report["missing"] == report["unexpected"] == report["warnings"] == []
     content = (tmp_path / "out/model.safetensors").read_bytes()
     assert report["written"]["model.safetensors"] == {"size": 22200, "blake3": blake3(content).hexdigest()}

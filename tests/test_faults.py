@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 import bart_eqx
-from bart_eqx.checkpoint import atomic_folder, safetensors_file, weights_file
+from bart_eqx.checkpoint import atomic_folder
+from bart_eqx.checkpoint.architectures import ARCHITECTURES, parameter_shapes
 from bart_eqx.checkpoint.errors import DamagedFileError, TargetError
-from bart_eqx.checkpoint.parameters import parameter_shapes
+from bart_eqx.checkpoint.formats import safetensors, writer
 from bart_eqx.convert import convert, main
 from support import configured, random_model, write_file
 
@@ -57,7 +58,7 @@ def source_of(folder: Path, layers: int, seed: int) -> Path:
         decoder_layers=layers,
     )
     rng = np.random.default_rng(seed)
-    shapes = parameter_shapes("BartForConditionalGeneration", config)
+    shapes = parameter_shapes(ARCHITECTURES["BartForConditionalGeneration"], config)
     folder.mkdir()
     write_file(
         folder / "model.safetensors", {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
@@ -153,10 +154,10 @@ class TestWriting:
                 raise OSError(number, os.strerror(number))
             os.write(descriptor, view)
 
-        monkeypatch.setattr(weights_file, "_write_all", write)
+        monkeypatch.setattr(writer, "_write_all", write)
         assert main([str(NEW), "-o", str(target), "--overwrite"]) == 2
         assert f"cannot be written ({os.strerror(number)})" in (error := capsys.readouterr().err)
-        assert error.count("\n") == 1 and "The folder that is there is as it was." in error
+        assert error.count("\n") == 1 and "The existing folder is unchanged." in error
 
     def test_a_limit_on_the_size_of_files(self, target: Path) -> None:
         """And a disk of the system's own, as Python ignores the signal and sees the error."""
@@ -175,14 +176,14 @@ class TestWriting:
             convert(NEW, target, overwrite=True)
 
     def test_ctrl_c(self, target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        monkeypatch.setattr(weights_file, "_write_all", lambda *_: signal.raise_signal(signal.SIGINT))
+        monkeypatch.setattr(writer, "_write_all", lambda *_: signal.raise_signal(signal.SIGINT))
         # What a shell runs in the background is started with Ctrl-C ignored, and Python leaves it so.
         inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             assert main([str(NEW), "-o", str(target), "--overwrite"]) == 130
         finally:
             signal.signal(signal.SIGINT, inherited)
-        assert capsys.readouterr().err == "interrupted: the target is as it was, or the new folder, whole.\n"
+        assert capsys.readouterr().err == "interrupted: the target is unchanged, or complete if it was just renamed.\n"
 
     def test_an_exchange_that_fails_in_the_middle(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Where a system cannot exchange two folders, three renames do."""
@@ -217,8 +218,8 @@ class TestWriting:
                 shutil.copy(weights, source / "copy")
                 os.replace(source / "copy", weights)
 
-        monkeypatch.setattr("bart_eqx.convert.check_room", change)
-        with pytest.raises(DamagedFileError, match="model.safetensors (was changed while|cannot be read any more)"):
+        monkeypatch.setattr("bart_eqx.convert.conversion.check_space", change)
+        with pytest.raises(DamagedFileError, match="model.safetensors (was changed while|can no longer be read)"):
             convert(source, target, overwrite=True)
 
 
@@ -261,8 +262,8 @@ def test_of_two_that_may_not_overwrite_one_wins(tmp_path: Path, monkeypatch: pyt
         monkeypatch.undo()
         convert(OLD, target)
 
-    monkeypatch.setattr("bart_eqx.convert.check_room", meanwhile)
-    with pytest.raises(TargetError, match="was made by somebody else meanwhile"):
+    monkeypatch.setattr("bart_eqx.convert.conversion.check_space", meanwhile)
+    with pytest.raises(TargetError, match="was created by another process meanwhile"):
         convert(NEW, target)
     convert(OLD, tmp_path / "other")
     assert content(target) == content(tmp_path / "other")
@@ -272,13 +273,13 @@ def test_what_appears_meanwhile_is_not_lost(tmp_path: Path) -> None:
     """What may be replaced is looked at again when it is."""
     target = tmp_path / "target"
     with (
-        pytest.raises(TargetError, match="holds what no conversion writes, and would be lost: 'thesis.tex'"),
+        pytest.raises(TargetError, match="holds files that no conversion writes: 'thesis.tex'"),
         atomic_folder.atomic_folder(target, replaceable=["config.json"]),
     ):
         target.mkdir()
         (target / "thesis.tex").write_text("years")
     with (
-        pytest.raises(TargetError, match="has become a file meanwhile"),
+        pytest.raises(TargetError, match="was replaced by a file meanwhile"),
         atomic_folder.atomic_folder(tmp_path / "other", replaceable=["config.json"]),
     ):
         (tmp_path / "other").write_text("a file")
@@ -301,10 +302,10 @@ def test_a_file_that_is_replaced_before_its_arrays_are_read(tmp_path: Path) -> N
     one, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
     write_file(one, {"x": np.zeros(4, np.float32), "y": np.ones(4, np.float32)}, "pt")
     write_file(other, {"x": np.ones(4, np.float32), "y": np.zeros(4, np.float32)}, "pt")
-    opened = safetensors_file.safe_open
+    opened = safetensors.safe_open
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(safetensors_file, "safe_open", lambda *a, **k: (os.replace(other, one), opened(*a, **k))[1])
-        arrays = safetensors_file.read_safetensors(one)
+        patch.setattr(safetensors, "safe_open", lambda *a, **k: (os.replace(other, one), opened(*a, **k))[1])
+        arrays = safetensors.read_safetensors(one)
     with pytest.raises(DamagedFileError, match="was changed while it was read"):
         arrays["x"].read()
 
@@ -312,7 +313,7 @@ def test_a_file_that_is_replaced_before_its_arrays_are_read(tmp_path: Path) -> N
 class TestTargets:
     def test_where_you_are(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(target)
-        with pytest.raises(TargetError, match="is where you are"):
+        with pytest.raises(TargetError, match="holds the current directory"):
             convert(NEW, ".", overwrite=True)
 
     def test_a_folder_that_may_not_be_looked_into(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,9 +322,9 @@ class TestTargets:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Path, "iterdir", refuse)
-            with pytest.raises(TargetError, match="cannot be looked into"):
+            with pytest.raises(TargetError, match="cannot be listed"):
                 atomic_folder.check_target(target, overwrite=True, replaceable=())
-        with pytest.raises(TargetError, match="cannot be a folder"):
+        with pytest.raises(TargetError, match="is not a valid path"):
             convert(NEW, "~nobody-of-that-name/x")
 
     def test_a_link(self, target: Path, tmp_path: Path) -> None:
@@ -341,10 +342,10 @@ class TestTargets:
         shutil.copytree(OLD, tmp_path / "holder/source")
         for source, name, message in (
             (OLD, "file", "is a file"),
-            (OLD, "file/below", "Nothing may be written in"),
-            (OLD, "x" * 300, "cannot be a folder|longer than a name may be"),
-            (tmp_path / "holder/source", "holder", "is the source itself, or holds it"),
-            (tmp_path / "holder/source", "holder/source", "is the source itself"),
+            (OLD, "file/below", "is not writable"),
+            (OLD, "x" * 300, "is not a valid path|longer than 255 bytes"),
+            (tmp_path / "holder/source", "holder", "is the source or contains it"),
+            (tmp_path / "holder/source", "holder/source", "is the source or contains it"),
         ):
             with pytest.raises(TargetError, match=message):
                 convert(source, tmp_path / name, overwrite=True)
@@ -353,13 +354,13 @@ class TestTargets:
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_without_permission(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o500)
-        with pytest.raises(TargetError, match="Nothing may be written in"):
+        with pytest.raises(TargetError, match="is not writable"):
             convert(OLD, tmp_path / "target")
         tmp_path.chmod(0o700)
 
     def test_what_no_conversion_wrote_is_not_lost(self, target: Path) -> None:
         (target / "thesis.tex").touch()
-        with pytest.raises(TargetError, match="holds what no conversion writes, and would be lost: 'thesis.tex'"):
+        with pytest.raises(TargetError, match="holds files that no conversion writes: 'thesis.tex'"):
             convert(NEW, target, overwrite=True)
         assert (target / "thesis.tex").exists()
 
@@ -399,7 +400,7 @@ def test_saving_into_a_folder_that_exists(tmp_path: Path, monkeypatch: pytest.Mo
     killed.mkdir()
     os.utime(killed, (0, 0))
     with monkeypatch.context() as patch:
-        patch.setattr(weights_file, "_write_all", lambda *_: random.choice([]))
+        patch.setattr(writer, "_write_all", lambda *_: random.choice([]))
         with pytest.raises(IndexError):
             bart_eqx.save_pretrained(two, tmp_path)
     assert content(tmp_path) == before

@@ -26,12 +26,12 @@ from hypothesis import HealthCheck, settings
 from safetensors import SafetensorError, deserialize
 
 from bart_eqx import BartConfig, CheckpointError
-from bart_eqx.checkpoint.files import read_heads
-from bart_eqx.checkpoint.flax_msgpack import read_msgpack
-from bart_eqx.checkpoint.json_file import read_json
-from bart_eqx.checkpoint.parameters import parameter_shapes
-from bart_eqx.checkpoint.safetensors_file import read_safetensors
-from bart_eqx.checkpoint.stored import StoredArray
+from bart_eqx.checkpoint.architectures import ARCHITECTURES, parameter_shapes
+from bart_eqx.checkpoint.formats.json import read_json
+from bart_eqx.checkpoint.formats.lazy_array import LazyArray
+from bart_eqx.checkpoint.formats.msgpack import read_msgpack
+from bart_eqx.checkpoint.formats.safetensors import read_safetensors
+from bart_eqx.checkpoint.formats.shards import read_arrays
 from bart_eqx.convert import convert
 from support import randomised, values, write_file
 
@@ -97,7 +97,7 @@ class Outcomes(collections.Counter[str]):
         assert self["taken"] and self["refused"] and len(self) >= reasons, self
 
 
-def read_all(heads: Mapping[str, StoredArray], size: int) -> Arrays:
+def read_all(heads: Mapping[str, LazyArray], size: int) -> Arrays:
     """The arrays of a file that was taken. Each must be what its head says, and none may be refused now."""
     arrays = values(heads)
     for name, head in heads.items():
@@ -370,7 +370,7 @@ def check_json(path: Path, outcomes: Outcomes) -> None:
 
 
 def check_index(path: Path, outcomes: Outcomes) -> None:
-    heads = outcomes.of(read_heads, path)
+    heads = outcomes.of(read_arrays, path)
     if heads is not None:
         read_all(heads, sum(file.stat().st_size for file in path.parent.iterdir()))
 
@@ -444,7 +444,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     config = BartConfig(vocab_size=5, max_position_embeddings=4, **sizes)
     (folder / "config.json").write_text(json.dumps({"architectures": ["BartForCausalLM"]} | config.to_dict()))
-    write_file(folder / "model.safetensors", randomised(parameter_shapes("BartForCausalLM", config)))
+    write_file(folder / "model.safetensors", randomised(parameter_shapes(ARCHITECTURES["BartForCausalLM"], config)))
     (folder / "generation_config.json").write_text(
         json.dumps({"max_length": 9, "num_beams": 2, "bad_words_ids": [[3]], "forced_eos_token_id": 2})
     )

@@ -20,8 +20,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from bart_eqx.checkpoint.flax_msgpack import read_msgpack
-from bart_eqx.checkpoint.hub import _remember
+from bart_eqx.checkpoint.formats.msgpack import read_msgpack
+from bart_eqx.checkpoint.hub import _record_revision
 from bart_eqx.convert import convert
 from hub_server import (
     Act,
@@ -257,7 +257,7 @@ def test_a_cache_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.Monke
     snapshot = tmp_path / "models--a--b/snapshots" / ("c" * 40)
     ref = tmp_path / "models--a--b/refs/main"
     snapshot.mkdir(parents=True)
-    _remember(snapshot, "main")
+    _record_revision(snapshot, "main")
     assert ref.read_text() == "c" * 40
     replaced: list[Any] = []
 
@@ -266,9 +266,9 @@ def test_a_cache_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(os, "replace", refuse)
-    _remember(snapshot, "main")  # which it knows
+    _record_revision(snapshot, "main")  # which it knows
     assert not replaced
-    _remember(snapshot.with_name("d" * 40), "main")
+    _record_revision(snapshot.with_name("d" * 40), "main")
     assert replaced and ref.read_text() == "c" * 40
 
 
@@ -334,14 +334,14 @@ class TestRefusals:
             pytest.param(
                 BASE,
                 (FILES, refusing(403, "GatedRepo", "Access to this model is restricted.")),
-                [f"'{BASE}' is gated", "ask for access", "hf auth login"],
+                [f"'{BASE}' is gated", "request access", "hf auth login"],
                 id="gated",
             ),
             pytest.param(BASE, (ANY, disabled()), [f"'{BASE}' is disabled"], id="disabled"),
             pytest.param(
                 BASE,
                 (r"HEAD .*/flax_model\.msgpack", refusing(404, "EntryNotFound", "Entry not found")),
-                [f"'{BASE}' lists a file that the Hub does not have"],
+                [f"'{BASE}' lists a file that is not on the Hub"],
                 id="listed only",
             ),
             pytest.param(
@@ -384,7 +384,7 @@ class TestRefusals:
         """Found out before gigabytes are downloaded."""
         hub.sizes["flax_model.msgpack"] = 10**15
         message = machine.refused("bart-base")
-        for part in ("1,000,000,000,", "there is room for", str(machine.cache), "HF_HOME"):
+        for part in ("1,000,000,000,", "are free under", str(machine.cache), "HF_HOME"):
             assert part in message
         assert hub.downloads() == ["config.json"]
 
