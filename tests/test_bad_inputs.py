@@ -501,7 +501,8 @@ class TestSources:
     def test_28_settings_of_generation_are_those_of_their_own_file(self, sound: Path, tmp_path: Path) -> None:
         config(num_beams=7, max_length=33)(sound)
         convert(sound, tmp_path / "target")
-        settings = bart_eqx.from_pretrained(tmp_path / "target").generation_config
+        model: Any = bart_eqx.from_pretrained(tmp_path / "target")
+        settings = model.generation_config
         assert (settings.num_beams, settings.max_length) == (1, 20)
 
     def test_36_a_cast_beside_nan(self) -> None:
@@ -514,7 +515,7 @@ class TestSources:
     def test_36_unless_wanted(self, sound: Path, tmp_path: Path) -> None:
         tensors(lambda t: t[SHARED].__setitem__((3, 4), np.nan))(sound)
         assert main([str(sound), "-o", str(tmp_path / "target"), "--allow-nonfinite"]) == 0
-        model = bart_eqx.from_pretrained(tmp_path / "target", allow_nonfinite=True)
+        model: Any = bart_eqx.from_pretrained(tmp_path / "target", allow_nonfinite=True)
         assert jnp.isnan(model.model.shared.weight).sum() == 1
 
     def test_37_a_matrix_of_equal_numbers(self, sound: Path, tmp_path: Path) -> None:
@@ -574,7 +575,7 @@ class TestSources:
 
     def test_51_arrays_are_the_model_s_own(self, sound: Path) -> None:
         """A file changed after loading, or the arrays that a caller gave, change nothing."""
-        model = bart_eqx.from_pretrained(sound)
+        model: Any = bart_eqx.from_pretrained(sound)
         before = np.array(model.model.shared.weight)
         (sound / "model.safetensors").write_bytes(b"\0" * (sound / "model.safetensors").stat().st_size)
         np.testing.assert_array_equal(model.model.shared.weight, before)

@@ -3,11 +3,12 @@
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type, get_args
 
 import equinox as eqx
 import jax
@@ -25,7 +26,15 @@ from bart_eqx.checkpoint.errors import VerificationError
 from bart_eqx.checkpoint.formats.msgpack import read_msgpack
 from bart_eqx.checkpoint.formats.prefetch import prefetch
 from bart_eqx.checkpoint.formats.safetensors import read_safetensors
-from bart_eqx.checkpoint.pytree import AnyBartLM, builder, named_parameters, skeleton_of, with_own_tables
+from bart_eqx.checkpoint.pytree import (
+    CLASSES as CLASSES_BY_NAME,
+    AnyBart,
+    AnyBartLM,
+    builder,
+    named_parameters,
+    skeleton_of,
+    with_own_tables,
+)
 from support import CLASSES, configured, flatten, random_model, randomised, unflatten, values, write_file
 
 
@@ -119,12 +128,31 @@ class TestRoundTrips:
         settings = bart_eqx.GenerationConfig(max_length=17, num_beams=3, forced_eos_token_id=2)
         model = Model(config, generation_config=settings, key=jax.random.key(0))
         save_pretrained(model, tmp_path)
-        assert from_pretrained(tmp_path).generation_config == settings
+        loaded: Any = from_pretrained(tmp_path)
+        assert loaded.generation_config == settings
         (tmp_path / "generation_config.json").unlink()
         fields = json.loads((tmp_path / "config.json").read_text()) | dict(num_beams=5, max_length=9)
         (tmp_path / "config.json").write_text(json.dumps(fields))
-        legacy = from_pretrained(tmp_path).generation_config
+        loaded = from_pretrained(tmp_path)
+        legacy = loaded.generation_config
         assert (legacy.num_beams, legacy.max_length, legacy.forced_eos_token_id) == (5, 9, 2)
+
+    @pytest.mark.parametrize("to", ["safetensors", "flax"])
+    @pytest.mark.parametrize("cls", get_args(AnyBartLM))
+    def test_a_replaced_generation_config(
+        self, cls: Any, to: Any, config: bart_eqx.BartConfig, tmp_path: Path, key: jax.Array
+    ) -> None:
+        """The same weights with other settings: the new ones are saved."""
+        model, new = random_model(cls, config), bart_eqx.GenerationConfig(max_length=31, num_beams=2)
+        arrays, settings = eqx.partition(cls(config, generation_config=new, key=key), eqx.is_array)
+        leaves = jax.tree.leaves(eqx.filter(model, eqx.is_array))
+        changed = eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), leaves), settings)
+        assert named_parameters(changed).keys() == named_parameters(model).keys()
+        save_pretrained(changed, tmp_path, to=to)
+        loaded: Any = from_pretrained(tmp_path)
+        assert loaded.generation_config == new != model.generation_config
+        assert_equal(loaded, model)
+        assert eqx.tree_equal(loaded, changed)
 
     def test_gradients_have_names_too(self, model: Model) -> None:
         grads = eqx.filter_grad(lambda m: m.encode(np.array([5, 6])).last_hidden_state.sum())(model)
@@ -138,6 +166,20 @@ class TestRoundTrips:
             np.testing.assert_array_equal(tensors[f"model.{name}.embed_tokens.weight"], tensors["model.shared.weight"])
         save_pretrained(random_model(Model, configured("unequal")), tmp_path)
         assert [name for name in load_file(tmp_path / "model.safetensors") if "embed_tokens" in name] == []
+
+
+def test_the_classes_are_the_public_ones() -> None:
+    """They are listed for files, for types, and for users."""
+    public = {name for name in dir(bart_eqx) if re.fullmatch(r"Bart(Model|For\w+)", name)}
+    assert ARCHITECTURES.keys() == CLASSES_BY_NAME.keys() == public
+    generate = {name for name, architecture in ARCHITECTURES.items() if architecture.generates}
+    assert generate == {cls.__name__ for cls in get_args(AnyBartLM)}
+
+
+def test_types() -> None:
+    """To a type checker (`make types`), a loaded model is of the given class, or of any."""
+    assert_type(from_pretrained("demo"), AnyBart)
+    assert_type(from_pretrained("demo", bart_eqx.BartForCausalLM), bart_eqx.BartForCausalLM)
 
 
 @pytest.mark.parametrize("own", [(), ("encoder",), ("encoder", "decoder")])
@@ -183,7 +225,7 @@ class TestHeads:
             with pytest.raises(CheckpointError, match=f"lacks the head of a {cls.__name__} .*{min(new)}.*pass a `key`"):
                 from_pretrained(tmp_path / "base", cls)
         with caplog.at_level(logging.WARNING, "bart_eqx"):
-            head = from_pretrained(tmp_path / "base", cls, key=key)
+            head: Any = from_pretrained(tmp_path / "base", cls, key=key)
         for name in new:
             assert f"{name}.weight" in caplog.text or f"{name}.dense.weight" in caplog.text
             again = from_pretrained(tmp_path / "base", cls, key=key)
@@ -221,7 +263,7 @@ class TestHeads:
             CheckpointError, match=r"`classification_head.out_proj.weight` \(3, 30\) in place of \(42, 30\)"
         ):
             from_pretrained(tmp_path, config=wider, key=key)
-        model = from_pretrained(tmp_path, config=wider, key=key, ignore_mismatched_sizes=True)
+        model: Any = from_pretrained(tmp_path, config=wider, key=key, ignore_mismatched_sizes=True)
         assert model(np.array([5, 2])).logits.shape == (42,)
 
     def test_several_architectures(self, stored: Model, tmp_path: Path) -> None:
@@ -267,7 +309,7 @@ class TestTheEmbedding:
     def test_three_tables_are_kept_apart(self, tmp_path: Path) -> None:
         """As transformers 5 saves them, and byte for byte so."""
         folder = REFERENCES / "torch-untied"
-        model = from_pretrained(folder)
+        model: Any = from_pretrained(folder)
         tensors = load_file(folder / "model.safetensors")
         for side in ("encoder", "decoder"):
             own = getattr(model.model, side).embed_tokens.weight
@@ -293,7 +335,7 @@ class TestTheEmbedding:
         for side in sides:
             tensors[f"model.{side}.embed_tokens.weight"] = tensors["model.shared.weight"].copy()
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        model = from_pretrained(tmp_path)
+        model: Any = from_pretrained(tmp_path)
         for side in ("encoder", "decoder"):
             assert (getattr(model.model, side).embed_tokens is None) == (side in sides)
 
@@ -428,7 +470,7 @@ class TestRefusals:
         folder = self.edit(tmp_path, change)
         with pytest.raises(CheckpointError, match=r"`model.shared.weight` holds 1000000, which overflows in float16"):
             from_pretrained(folder, dtype=jnp.float16)
-        assert from_pretrained(folder, dtype=jnp.bfloat16).final_logits_bias.dtype == jnp.bfloat16
+        assert from_pretrained(folder, Model, dtype=jnp.bfloat16).final_logits_bias.dtype == jnp.bfloat16
 
     def test_dtypes_that_are_none(self) -> None:
         with pytest.raises(ValueError, match="needs 64-bit mode"):

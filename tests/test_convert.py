@@ -36,7 +36,7 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(REFERENCES / "flax-msgpack"), "-o", str(target)]) == 2
     assert "exists: choose another folder with -o, or replace it with --overwrite" in capsys.readouterr().err
     assert main([str(REFERENCES / "flax-msgpack"), "-o", str(target), "--overwrite", "--dtype", "bfloat16"]) == 0
-    assert bart_eqx.from_pretrained(target).final_logits_bias.dtype == "bfloat16"
+    assert bart_eqx.from_pretrained(target, bart_eqx.BartForConditionalGeneration).final_logits_bias.dtype == "bfloat16"
     assert main([str(target), "-o", str(target), "--overwrite"]) == 2
     assert "is the source or contains it" in capsys.readouterr().err
 
@@ -81,7 +81,8 @@ class TestVerify:
         assert "2,540 parameters, all of them finite" in report and "config.json, generation_config.json" in report
         assert main(["--verify", str(converted), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
-        logits = bart_eqx.from_pretrained(converted)(np.array([0, 1, 2, 3, 4, 5, 6, 2])).logits
+        model = bart_eqx.from_pretrained(converted, bart_eqx.BartForConditionalGeneration)
+        logits = model(np.array([0, 1, 2, 3, 4, 5, 6, 2])).logits
         np.testing.assert_allclose(found["output"], logits.reshape(-1)[:5], rtol=1e-6)
 
     @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ class TestVerify:
 
     def test_after_another_model_was_saved_there(self, converted: Path, tmp_path: Path) -> None:
         shutil.copytree(converted, tmp_path / "target")
-        model = bart_eqx.from_pretrained(tmp_path / "target")
+        model: Any = bart_eqx.from_pretrained(tmp_path / "target")
         changed = eqx.tree_at(lambda m: m.model.shared.weight, model, 2 * model.model.shared.weight)
         bart_eqx.save_pretrained(changed, tmp_path / "target")
         assert "model.safetensors" in verify(tmp_path / "target").unrecorded
