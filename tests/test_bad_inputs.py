@@ -1,6 +1,6 @@
-"""Bad inputs, numbered as in `docs/checkpoints.md`: each is refused by the command in one line that says what is wrong,
-the source is as it was, and nothing is written. (What comes over the network is in `test_hub.py`, what happens while
-writing in `test_faults.py`.)
+"""Bad inputs, numbered as in `docs/checkpoints.md`: the command refuses each in one line that says what is wrong,
+leaves the source unchanged, and writes nothing. (Network faults are in `test_hub.py`, faults while writing in
+`test_faults.py`.)
 """
 
 import json
@@ -70,7 +70,7 @@ def tensors(edit: Callable[[dict[str, np.ndarray]], Any], metadata: Mapping[str,
 
 
 def header(edit: Callable[[dict[str, Any]], Any]) -> Change:
-    """Edit the header of model.safetensors, and leave the rest of the file as it is."""
+    """Edit the header of model.safetensors, and keep the rest of the file."""
 
     def change(folder: Path) -> None:
         path = folder / "model.safetensors"
@@ -101,7 +101,7 @@ def without(name: str) -> Change:
 
 
 def index(weight_map: Any) -> Change:
-    """An index in place of the one file."""
+    """An index and one shard instead of one file."""
 
     def change(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
@@ -140,7 +140,7 @@ D, M, C, U, S, N = (
     errors.NonFiniteError,
 )
 
-# Number, what is done to a sound folder, the kind of error, and what its message says.
+# Number, change of a valid folder, type of the error, and its message.
 CASES: list[tuple[str, Change, type[errors.CheckpointError], str]] = [
     (
         "11-tf",
@@ -370,7 +370,7 @@ def test_sources_that_are_none(source: str, error: type, message: str, tmp_path:
 
 
 class TestSources:
-    """What is not an error."""
+    """Unusual inputs that are accepted."""
 
     @pytest.fixture
     def sound(self, tmp_path: Path) -> Path:
@@ -410,7 +410,7 @@ class TestSources:
             assert default_target(source) == Path("bart-base-eqx")
 
     def test_6_a_base_model_that_says_how_it_writes(self, sound: Path, tmp_path: Path) -> None:
-        """As facebook/bart-base does, whose config.json has both."""
+        """As facebook/bart-base, whose config.json has generation settings."""
         (sound / "generation_config.json").unlink()
         fields = json.loads((sound / "config.json").read_bytes())
         says = dict(num_beams=4, no_repeat_ngram_size=3, early_stopping=True)
@@ -506,7 +506,7 @@ class TestSources:
         assert (settings.num_beams, settings.max_length) == (1, 20)
 
     def test_36_a_cast_beside_nan(self) -> None:
-        """What is allowed is what was infinite before."""
+        """`allow_nonfinite` accepts values that were not finite before the cast."""
         array = from_numpy(np.array([[np.nan, 1e30]], np.float32))
         with pytest.raises(NonFiniteError, match=r"holds 1e\+30, which overflows in float16"):
             checked("x", array, np.dtype(np.float16), allow_nonfinite=True).read()
@@ -524,7 +524,7 @@ class TestSources:
         assert f"all 40 values of `{name}` are 0" in convert(sound, tmp_path / "target").warnings[0]
 
     def test_35_casts(self, sound: Path, tmp_path: Path) -> None:
-        """Rounded to the nearest, and never to infinity."""
+        """Rounded to nearest, and never to infinity."""
         wide = load_file(sound / "model.safetensors")
         for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
             write_file(sound / "model.safetensors", {name: a.astype(dtype) for name, a in wide.items()})
@@ -551,7 +551,7 @@ class TestSources:
         assert not load_file(tmp_path / "other/model.safetensors")["final_logits_bias"].any()
 
     def test_40_a_tokenizer_with_more_tokens_than_the_embedding(self, sound: Path, tmp_path: Path) -> None:
-        """As facebook/bart-large-cnn's, whose `<mask>` has no row."""
+        """As in facebook/bart-large-cnn, whose `<mask>` has no row."""
         vocabulary = {f"t{index}": index for index in range(41)}
         fields = {"model": {"vocab": vocabulary}, "added_tokens": [{"content": "<mask>", "id": 41}]}
         (sound / "tokenizer.json").write_text(json.dumps(fields))
@@ -574,7 +574,7 @@ class TestSources:
             convert(tmp_path / "base", tmp_path / "target")
 
     def test_51_arrays_are_the_model_s_own(self, sound: Path) -> None:
-        """A file changed after loading, or the arrays that a caller gave, change nothing."""
+        """Changing the file after loading, or the caller's arrays, does not change the model."""
         model: Any = bart_eqx.from_pretrained(sound)
         before = np.array(model.model.shared.weight)
         (sound / "model.safetensors").write_bytes(b"\0" * (sound / "model.safetensors").stat().st_size)
@@ -593,6 +593,6 @@ class TestSources:
         with pytest.raises(D, match="config.json must be a regular file"):
             convert(sound, tmp_path / "target")
         (sound / "config.json").rmdir()
-        os.mkfifo(sound / "config.json")  # to open one would wait for ever
+        os.mkfifo(sound / "config.json")  # opening one would block
         with pytest.raises(D, match="config.json must be a regular file"):
             convert(sound, tmp_path / "target")

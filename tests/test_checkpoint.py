@@ -1,4 +1,4 @@
-"""Checkpoints: every format in, both formats out, and a refusal that says why for all else."""
+"""Checkpoints: every format is read, both formats are written, and everything else is refused with a reason."""
 
 import json
 import logging
@@ -70,7 +70,7 @@ class TestFormats:
 
     @pytest.mark.parametrize(("name", "dtype"), [("fp16", np.float16), ("bf16", ml_dtypes.bfloat16)])
     def test_half_precision(self, stored: Model, name: str, dtype: Any) -> None:
-        """Kept as it is, unless another dtype is asked for."""
+        """The dtype of the file is kept unless another is requested."""
         folder = REFERENCES / f"flax-msgpack-{name}"
         cast = {n: np.asarray(array, dtype) for n, array in parameters(stored).items()}
         kept, wide = parameters(from_pretrained(folder)), parameters(from_pretrained(folder, dtype=jnp.float32))
@@ -159,7 +159,7 @@ class TestRoundTrips:
         assert parameters(grads).keys() == parameters(model).keys()
 
     def test_untied_writes_the_embedding_under_each_name(self, tmp_path: Path) -> None:
-        """transformers 5 reads three tables where the head is untied, and draws those that it does not find."""
+        """transformers 5 reads three tables if the head is untied, and initialises missing ones at random."""
         save_pretrained(random_model(Model, configured("untied")), tmp_path)
         tensors = load_file(tmp_path / "model.safetensors")
         for name in ("encoder", "decoder"):
@@ -169,7 +169,7 @@ class TestRoundTrips:
 
 
 def test_the_classes_are_the_public_ones() -> None:
-    """They are listed for files, for types, and for users."""
+    """They are listed in `architectures.py`, in `pytree.py` and in `__init__.pyi`."""
     public = {name for name in dir(bart_eqx) if re.fullmatch(r"Bart(Model|For\w+)", name)}
     assert ARCHITECTURES.keys() == CLASSES_BY_NAME.keys() == public
     generate = {name for name, architecture in ARCHITECTURES.items() if architecture.generates}
@@ -200,7 +200,7 @@ def test_the_table_of_parameters_is_what_the_classes_have(cls: Any, config_name:
 
 
 def test_labels_that_transformers_5_leaves_out(config: bart_eqx.BartConfig, tmp_path: Path) -> None:
-    """It takes two labels for the default and does not write them, and reads three: it cannot load its own file."""
+    """It omits two labels as if they were its default, which is three: it cannot load its own file."""
     model = random_model(bart_eqx.BartForSequenceClassification, configured("unequal", num_labels=2))
     save_pretrained(model, tmp_path)
     fields = json.loads((tmp_path / "config.json").read_text())
@@ -267,7 +267,7 @@ class TestHeads:
         assert model(np.array([5, 2])).logits.shape == (42,)
 
     def test_several_architectures(self, stored: Model, tmp_path: Path) -> None:
-        """facebook/bart-large names three; the head in the file tells which it is."""
+        """facebook/bart-large names three; the head in the file decides."""
         shutil.copytree(REFERENCES / "flax-msgpack", tmp_path, dirs_exist_ok=True)
         fields = json.loads((tmp_path / "config.json").read_text())
         fields["architectures"] = ["BartModel", "BartForConditionalGeneration", "BartForSequenceClassification"]
@@ -285,7 +285,7 @@ class TestTheEmbedding:
     @pytest.mark.parametrize("kept", ALIASES)
     @pytest.mark.parametrize("prefix", ["model.", ""])
     def test_any_one_name_will_do(self, stored: Model, kept: str, prefix: str, tmp_path: Path) -> None:
-        """Files of transformers keep one of four, and which one has changed from version to version."""
+        """transformers saves one of four names, and which one depends on its version."""
         shutil.copytree(REFERENCES / "converted", tmp_path, dirs_exist_ok=True)
         tensors = load_file(tmp_path / "model.safetensors")
         embedding = tensors.pop("model.shared.weight")
@@ -307,7 +307,7 @@ class TestTheEmbedding:
             from_pretrained(tmp_path)
 
     def test_three_tables_are_kept_apart(self, tmp_path: Path) -> None:
-        """As transformers 5 saves them, and byte for byte so."""
+        """As transformers 5 saves them, byte for byte."""
         folder = REFERENCES / "torch-untied"
         model: Any = from_pretrained(folder)
         tensors = load_file(folder / "model.safetensors")
@@ -378,7 +378,7 @@ class TestMsgpack:
         assert read["outer.inner.scalar"] == 7 and read["outer.inner.scalar"].shape == ()
 
     def test_chunks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Arrays of more than a gibibyte are split; here, of more than 64 bytes."""
+        """Arrays of more than 1 GiB are split; in this test, of more than 64 bytes."""
         monkeypatch.setattr("bart_eqx.checkpoint.formats.msgpack._MAX_CHUNK", 64)
         arrays = {"a.b": np.arange(51, dtype=np.float32).reshape(3, 17), "a.c": np.ones(4, np.float32)}
         path = tmp_path / "file.msgpack"
@@ -421,7 +421,7 @@ class TestMsgpack:
 
 class TestSafetensors:
     def test_a_transposed_view(self, tmp_path: Path) -> None:
-        """Version 0.8.0 of the library writes another matrix for one, and says nothing."""
+        """Version 0.8.0 of the library silently writes another matrix."""
         view = np.arange(6, dtype=np.float32).reshape(2, 3).T
         write_file(tmp_path / "file.safetensors", {"a": view, "scalar": np.full((), 3, np.float32)})
         read = values(read_safetensors(tmp_path / "file.safetensors"))
@@ -436,7 +436,7 @@ class TestSafetensors:
 
 
 class TestRefusals:
-    """Nothing is ever guessed: what does not fit is named, all of it, at once."""
+    """Nothing is guessed: an error names everything that does not fit."""
 
     def edit(self, tmp_path: Path, change: Any) -> Path:
         shutil.copytree(REFERENCES / "converted", tmp_path / "edited")
@@ -537,7 +537,7 @@ class TestRefusals:
     def test_a_bad_disk(
         self, damaged: Callable[[bytes], bytes], stored: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What was written is read again before it takes its name."""
+        """A file is read back before it gets its name."""
         monkeypatch.setattr(
             "bart_eqx.checkpoint.formats.writer._write_all",
             lambda descriptor, block: os.write(descriptor, damaged(bytes(block))),
@@ -571,7 +571,7 @@ def test_arrays_are_prefetched_in_order_and_within_a_limit(monkeypatch: pytest.M
     used = []
     for name in prefetch(make, sizes):
         used.append(name)
-        time.sleep(0.05)  # time enough for all that may be begun
+        time.sleep(0.05)  # enough for all reads that may start
         assert sum(sizes[other] for other in set(begun) - set(used) - {"large"}) <= 10 + 9
     assert used == list(sizes) and begun[0] == "large" and sorted(begun) == sorted(sizes)
     assert list(prefetch(make, {})) == []

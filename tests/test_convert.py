@@ -1,4 +1,4 @@
-"""`python -m bart_eqx.convert`, and the demo, as a newcomer meets them."""
+"""The commands `python -m bart_eqx.convert` and `python -m bart_eqx.demo`."""
 
 import hashlib
 import json
@@ -69,7 +69,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_conversion_needs_no_jax(tmp_path: Path) -> None:
-    """It starts in a third of the time, and takes no accelerator from whoever computes."""
+    """It starts in a third of the time, and leaves the accelerator to others."""
     script = "import sys; from bart_eqx.convert import main; main(sys.argv[1:]); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", script, "demo", "-o", str(tmp_path / "out")], check=True)
 
@@ -107,7 +107,7 @@ class TestVerify:
             verify(tmp_path / "folder")
 
     def test_verify_of_a_cache(self, tmp_path: Path) -> None:
-        """The Hub client's cache calls files by their hashes, and compares nothing but sizes when it downloads."""
+        """The Hub client names the files of its cache by their hashes, and compares only sizes when it downloads."""
         source, blobs = REFERENCES / "converted", tmp_path / "blobs"
         blobs.mkdir()
         (tmp_path / "snapshot").mkdir()
@@ -139,7 +139,7 @@ class TestVerify:
 
 
 def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """For machines and in the folder the same, and on the page of the model."""
+    """The same with `--json`, in conversion.json, and on the model card."""
     assert main([str(REFERENCES / "torch-untied"), "-o", str(tmp_path / "out"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads((tmp_path / "out/conversion.json").read_text())

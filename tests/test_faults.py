@@ -1,4 +1,4 @@
-"""Faults while a conversion writes: whatever happens, the target's name means the old folder or the new one, whole."""
+"""Faults during a conversion: the target's name always refers to the old folder or the new one, complete."""
 
 import contextlib
 import errno
@@ -35,7 +35,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """What an earlier conversion wrote."""
+    """The result of an earlier conversion."""
     convert(OLD, tmp_path / "target")
     return tmp_path / "target"
 
@@ -68,8 +68,8 @@ def source_of(folder: Path, layers: int, seed: int) -> Path:
     return folder
 
 
-# Forks before each conversion, so that no interpreter has to start: kills would fall into its start. They come within a
-# duration that grows when one struck and shrinks when none did: also where the machine slows down, some are outrun.
+# Forks for each conversion, so that kills do not hit the start of an interpreter. They come within a duration that
+# grows after each hit and shrinks after each miss: some conversions complete even if the machine slows down.
 _DRIVER = """
 import os, signal, sys, time, random
 from pathlib import Path
@@ -160,7 +160,7 @@ class TestWriting:
         assert error.count("\n") == 1 and "The existing folder is unchanged." in error
 
     def test_a_limit_on_the_size_of_files(self, target: Path) -> None:
-        """And a disk of the system's own, as Python ignores the signal and sees the error."""
+        """The system's own error: Python ignores the signal and raises it."""
         script = (
             "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
             "from bart_eqx.convert import main; sys.exit(main(sys.argv[1:]))"
@@ -186,7 +186,7 @@ class TestWriting:
         assert capsys.readouterr().err == "interrupted: the target is unchanged, or complete if it was just renamed.\n"
 
     def test_an_exchange_that_fails_in_the_middle(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where a system cannot exchange two folders, three renames do."""
+        """A system that cannot exchange two folders renames three times."""
         rename, calls = os.rename, []
 
         def fail_once(one: Any, other: Any) -> None:
@@ -230,7 +230,7 @@ def test_three_renames(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_conversions_at_once(tmp_path: Path) -> None:
-    """The folder is one's or the other's, and never missing or torn to whoever looks meanwhile."""
+    """The folder is one's or the other's, and readers never find it missing or incomplete."""
     target = tmp_path / "target"
     convert(OLD, tmp_path / "one")
     convert(NEW, tmp_path / "two")
@@ -242,7 +242,7 @@ def test_two_conversions_at_once(tmp_path: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", script, str(source), str(target)]) for source in (OLD, NEW)]
     seen = set()
     while any(process.poll() is None for process in running):
-        folder = os.open(target, os.O_RDONLY)  # stays one folder, whatever the name means meanwhile
+        folder = os.open(target, os.O_RDONLY)  # the same folder even when the name is exchanged
         names = set(os.listdir(folder))
         with contextlib.suppress(FileNotFoundError):  # it was replaced, and is being removed
             weights = os.open("model.safetensors", os.O_RDONLY, dir_fd=folder)
@@ -270,7 +270,7 @@ def test_of_two_that_may_not_overwrite_one_wins(tmp_path: Path, monkeypatch: pyt
 
 
 def test_what_appears_meanwhile_is_not_lost(tmp_path: Path) -> None:
-    """What may be replaced is looked at again when it is."""
+    """The target's files are checked again when it is replaced."""
     target = tmp_path / "target"
     with (
         pytest.raises(TargetError, match="holds files that no conversion writes: 'thesis.tex'"),
@@ -298,7 +298,7 @@ def test_a_disk_without_locks(code: int, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_file_that_is_replaced_before_its_arrays_are_read(tmp_path: Path) -> None:
-    """Both are sound, and of one size; the head is the one's, and the numbers would be the other's."""
+    """Both are valid and of the same size: the header of one would be used with the values of the other."""
     one, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
     write_file(one, {"x": np.zeros(4, np.float32), "y": np.ones(4, np.float32)}, "pt")
     write_file(other, {"x": np.ones(4, np.float32), "y": np.zeros(4, np.float32)}, "pt")
@@ -328,7 +328,7 @@ class TestTargets:
             convert(NEW, "~nobody-of-that-name/x")
 
     def test_a_link(self, target: Path, tmp_path: Path) -> None:
-        """The folder that it leads to is replaced, and the link stays."""
+        """The folder behind it is replaced, and the link stays."""
         (tmp_path / "link").symlink_to("target")
         convert(NEW, tmp_path / "link", overwrite=True)
         assert (tmp_path / "link").is_symlink()
