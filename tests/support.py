@@ -98,7 +98,7 @@ def values(stored: Mapping[str, LazyArray]) -> dict[str, np.ndarray]:
 
 
 def ragged_inputs(config: bart_eqx.BartConfig, src: int = 11, tgt: int = 7) -> dict[str, Any]:
-    """Three sources of unequal length, right-padded, with two `</s>` each, and three targets, of which one is padded."""
+    """Three sources of unequal length, right-padded, with two `</s>` each, and targets, of which one is padded."""
     rng = np.random.default_rng(src + 100 * tgt)
     ids = rng.integers(12, config.vocab_size, (3, src))
     mask = np.ones((3, src), np.int32)

@@ -42,11 +42,7 @@ def check_target(target: Path, *, overwrite: bool, replaceable: Collection[str],
     try:
         target = target.expanduser().resolve()
         exists = target.exists()
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # a long name; a loop of links; `~user` of an unknown user; a null byte
+    except (OSError, RuntimeError, ValueError) as error:  # a long name, a loop of links, an unknown user, a null byte
         raise TargetError(
             f"{str(target)!r:.200} is not a valid path ({error}): choose another folder with -o."
         ) from None

@@ -77,7 +77,7 @@ def _array(torch: Any, path: Path, name: object, tensor: Any) -> LazyArray:
             f"{path}: `{name}` must be dense, of dtype {', '.join(_DTYPES)}. Got {dtype}, {tensor.layout}."
         )
     if tensor.numel() * tensor.itemsize > tensor.untyped_storage().nbytes():
-        raise DamagedFileError(f"{path}: `{name}` has shape {tuple(tensor.shape)}, and the file holds fewer numbers.")
+        raise DamagedFileError(f"{path}: `{name}` has shape {tuple(tensor.shape)}, and the file holds fewer values.")
     shape = tuple(tensor.shape)
     return LazyArray(shape, dtype_named(dtype), functools.partial(_read, torch, tensor, shape, dtype_named(dtype)))
 
