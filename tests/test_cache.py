@@ -1,6 +1,7 @@
 """The cache: however a target is cut into calls, the numbers are those of one call."""
 
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -145,9 +146,18 @@ def test_the_source_is_projected_once(model: Model) -> None:
     """No step multiplies anything of the source's length by weights: only attention itself touches it."""
     cache = model.init_cache(model.encode(np.full(19, 5)), max_length=4)
     jaxpr = jax.make_jaxpr(lambda cache, ids: model.decode(ids, cache)[0].logits)(cache, jnp.array([5]))
-    products = [eqn for eqn in jaxpr.jaxpr.eqns if eqn.primitive.name == "dot_general"]
-    assert products
-    for product in products:
+
+    def products(jaxpr: Any) -> Iterator[Any]:
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "dot_general":
+                yield eqn
+            for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")):
+                if hasattr(inner, "jaxpr"):  # a layer, traced on its own
+                    yield from products(inner.jaxpr)
+
+    found = list(products(jaxpr.jaxpr))
+    assert any(19 in operand.aval.shape for product in found for operand in product.invars)
+    for product in found:
         shapes = [operand.aval.shape for operand in product.invars]
         if any(19 in shape for shape in shapes):
             assert all(len(shape) == 3 for shape in shapes), shapes  # [heads, ...]: no weight has three axes

@@ -70,8 +70,10 @@ def test_attention_dropout_drops_weights_and_keeps_their_sum() -> None:
     # One value per key, all else one-hot: the output reads the dropped weights out.
     identity = jnp.eye(4)
     attention = eqx.tree_at(lambda a: (a.v_proj.weight, a.out_proj.weight), attention, (identity, identity))
-    keys, _ = attention.project_kv(jnp.zeros((4, 4)))
-    out, weights = attention.attend(jnp.zeros((20_000, 4)), keys, identity[None], None, key=jr.key(1))
+    positions, queries = jnp.arange(4), jnp.arange(20_000)
+    keys, _ = attention.project_kv(jnp.zeros((4, 4)), positions)
+    x = jnp.zeros((20_000, 4))
+    out, weights = attention.attend(x, keys, identity[None], None, queries, positions, key=jr.key(1))
     np.testing.assert_allclose(weights, 0.25)
     dropped = float(jnp.mean(out == 0))
     assert dropped == pytest.approx(0.25, abs=0.01)  # 80,000 draws: a standard deviation of 0.0015

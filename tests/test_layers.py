@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 import bart_eqx
-from bart_eqx.model.layers import ACTIVATION_FUNCTIONS, LayerNorm, Linear
+from bart_eqx.model.activations import ACTIVATION_FUNCTIONS
+from bart_eqx.model.layers import LayerNorm, Linear
 from bart_eqx.model.masks import causal_mask
 from bart_eqx.typing import Array
 from support import ragged_inputs, random_model, relative_error
@@ -87,9 +88,9 @@ class OneKeyHead(bart_eqx.AbstractAttention):
     inner: bart_eqx.BartAttention
 
     def project_kv(
-        self, source: Float[Array, "*batch kv dim"]
+        self, source: Float[Array, "*batch kv dim"], positions: Integer[Array, "*batch kv"]
     ) -> tuple[Float[Array, "*batch 1 head_dim kv"], Float[Array, "*batch 1 kv head_dim"]]:
-        keys, values = self.inner.project_kv(source)
+        keys, values = self.inner.project_kv(source, positions)
         return keys[..., :1, :, :], values[..., :1, :, :]
 
     def attend(
@@ -98,12 +99,14 @@ class OneKeyHead(bart_eqx.AbstractAttention):
         keys: Float[Array, "*batch 1 head_dim kv"],
         values: Float[Array, "*batch 1 kv head_dim"],
         mask: Bool[Array, "*#batch #heads #q kv"] | None,
+        query_positions: Integer[Array, "*batch q"],
+        key_positions: Integer[Array, "*batch kv"],
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"] | None]:
         heads = self.inner.num_heads
         keys, values = jnp.repeat(keys, heads, axis=-3), jnp.repeat(values, heads, axis=-3)
-        out, _ = self.inner.attend(x, keys, values, mask, key=key)
+        out, _ = self.inner.attend(x, keys, values, mask, query_positions, key_positions, key=key)
         return out, None
 
 

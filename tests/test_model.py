@@ -192,9 +192,9 @@ class TestErrors:
     def test_causal_lm(self, config: bart_eqx.BartConfig) -> None:
         model = random_model(bart_eqx.BartForCausalLM, config)
         states = jnp.zeros((4, config.d_model))
-        with pytest.raises(ValueError, match="were not given"):
+        with pytest.raises(ValueError, match="without `encoder_hidden_states`"):
             model(np.array([5]), encoder_attention_mask=np.ones(4, int))
-        with pytest.raises(ValueError, match="A cache knows its source"):
+        with pytest.raises(ValueError, match="A cache holds its source"):
             model(np.array([5]), None, None, states, cache=model.init_cache(None, max_length=3))
 
 

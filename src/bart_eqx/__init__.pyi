@@ -1,4 +1,4 @@
-from . import training as training
+from . import kernels as kernels, training as training
 from .checkpoint.errors import CheckpointError as CheckpointError
 from .checkpoint.load import from_flax as from_flax, from_pretrained as from_pretrained
 from .checkpoint.save import save_pretrained as save_pretrained, to_flax as to_flax
@@ -11,6 +11,14 @@ from .model.bart import BartModel as BartModel
 from .model.cache import DecoderCache as DecoderCache, KVCache as KVCache
 from .model.causal_lm import BartForCausalLM as BartForCausalLM
 from .model.conditional_generation import BartForConditionalGeneration as BartForConditionalGeneration
+from .model.decoder import AbstractDecoderLayer as AbstractDecoderLayer, BartDecoderLayer as BartDecoderLayer
+from .model.embeddings import AbstractEmbedding as AbstractEmbedding
+from .model.encoder import AbstractEncoderLayer as AbstractEncoderLayer, BartEncoderLayer as BartEncoderLayer
+from .model.language_model import (
+    AbstractCausalLM as AbstractCausalLM,
+    AbstractLanguageModel as AbstractLanguageModel,
+    AbstractSeq2SeqLM as AbstractSeq2SeqLM,
+)
 from .model.layers import AbstractLinear as AbstractLinear
 from .model.masks import shift_tokens_right as shift_tokens_right
 from .model.quantized import quantize as quantize

@@ -52,6 +52,20 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class LayerConfig:
+    """The sizes and rates of one layer, of either side."""
+
+    dim: int
+    num_heads: int
+    ffn_dim: int
+    activation_function: str
+    dropout: float
+    attention_dropout: float
+    activation_dropout: float
+    init_std: float
+
+
 @beartype(conf=CONF)
 @dataclasses.dataclass(frozen=True)
 class BartConfig:
@@ -99,6 +113,31 @@ class BartConfig:
             object.__setattr__(self, "id2label", tuple(f"LABEL_{i}" for i in range(self.num_labels)))
         if faults := self._faults():
             raise ValueError("This BartConfig cannot be built:\n" + "\n".join(f"- {fault}" for fault in faults))
+
+    @property
+    def encoder_layer(self) -> LayerConfig:
+        return self._layer(self.encoder_attention_heads, self.encoder_ffn_dim)
+
+    @property
+    def decoder_layer(self) -> LayerConfig:
+        return self._layer(self.decoder_attention_heads, self.decoder_ffn_dim)
+
+    def _layer(self, num_heads: int, ffn_dim: int) -> LayerConfig:
+        return LayerConfig(
+            dim=self.d_model,
+            num_heads=num_heads,
+            ffn_dim=ffn_dim,
+            activation_function=self.activation_function,
+            dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            activation_dropout=self.activation_dropout,
+            init_std=self.init_std,
+        )
+
+    @property
+    def embed_scale(self) -> float:
+        """The factor of token embeddings, before positions are added."""
+        return math.sqrt(self.d_model) if self.scale_embedding else 1.0
 
     def _faults(self) -> list[str]:
         faults = []

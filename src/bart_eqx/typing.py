@@ -1,15 +1,15 @@
-"""The names of axes, one per axis, used in every signature of the package.
+"""The names of axes, one per axis, used in every signature of the package; and the types that signatures share.
 
 | axis | meaning |
 |---|---|
 | `batch` | sequences that are computed together; `*batch` is any number of such axes, also none |
-| `beams` | sequences that are written about one source: beams, or draws |
+| `beams` | sequences generated for one source: beams, or samples |
 | `src`, `tgt` | source tokens (encoder), target tokens (decoder) |
-| `new` | tokens of this call, where earlier ones are already in a cache |
+| `new` | tokens of this call, where a cache holds earlier ones |
 | `mask_len` | what a decoder's mask covers: `new`, or `max_len` |
 | `max_len`, `slots` | slots of a cache |
-| `q`, `kv` | positions that ask, positions that are asked, in one attention |
-| `heads`, `head_dim` | attention heads, and the width of one |
+| `q`, `kv` | queries, and keys with their values, of one attention |
+| `heads`, `kv_heads`, `head_dim` | attention heads, heads of keys and values, and the width of one |
 | `dim`, `ffn` | width of the model, and of its feed-forward layers |
 | `vocab`, `labels` | token ids, classes |
 | `buffer`, `steps` | slots for the tokens of a sequence; those after its prompt |
@@ -18,9 +18,10 @@
 from typing import TYPE_CHECKING
 
 import jax
-import jax.random as jr
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import AbstractDtype, Bool, Integer, PRNGKeyArray
+from jax.typing import DTypeLike
+from jaxtyping import AbstractDtype, Bool, Integer
 
 
 Array = jax.Array
@@ -36,6 +37,6 @@ else:
         dtypes = (*Bool.dtypes, *Integer.dtypes)
 
 
-def split_or_none(key: PRNGKeyArray | None, num: int) -> list[PRNGKeyArray] | list[None]:
-    """`num` keys from one, or `num` times `None`: nothing random was asked for."""
-    return [None] * num if key is None else list(jr.split(key, num))
+def at_least_float32(dtype: DTypeLike) -> DTypeLike:
+    """The dtype of statistics, of softmax and of the sums inside products: float32, or float64 in a float64 model."""
+    return dtype if jnp.finfo(dtype).bits > 32 else jnp.float32

@@ -13,6 +13,7 @@ from jaxtyping import PRNGKeyArray
 
 from ..config import BartConfig
 from ..lazy_beartype import CONF
+from ..model.language_model import AbstractLanguageModel
 from .errors import CheckpointError
 from .fill import fill
 from .find import find
@@ -20,7 +21,7 @@ from .formats.lazy_array import from_numpy
 from .formats.nested import flatten
 from .formats.shards import Format
 from .match import Match, canonical
-from .pytree import CLASSES, AnyBart, AnyBartLM, Model
+from .pytree import CLASSES, AnyBart, Model
 from .read import read_checkpoint
 from .source import Source
 
@@ -121,7 +122,7 @@ def load(
     """`from_pretrained` for files on this machine, with the assignment of arrays to parameters."""
     checkpoint = read_checkpoint(source, config)
     chosen: Any = CLASSES[checkpoint.architecture().name] if cls is None else cls
-    if issubclass(chosen, AnyBartLM):
+    if issubclass(chosen, AbstractLanguageModel):
         options["generation_config"] = checkpoint.generation_config()
     try:
         return fill(chosen, checkpoint.config, checkpoint.arrays, int8=checkpoint.int8, **options)

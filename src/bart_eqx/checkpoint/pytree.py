@@ -24,8 +24,13 @@ from .names import bare
 
 
 # `architectures.ARCHITECTURES` has the same five, without JAX.
-AnyBartLM = BartForConditionalGeneration | BartForCausalLM
-AnyBart = BartModel | AnyBartLM | BartForSequenceClassification | BartForQuestionAnswering
+AnyBart = (
+    BartModel
+    | BartForConditionalGeneration
+    | BartForSequenceClassification
+    | BartForQuestionAnswering
+    | BartForCausalLM
+)
 CLASSES = {cls.__name__: cls for cls in get_args(AnyBart)}
 Model = TypeVar("Model", bound=eqx.Module)
 

@@ -7,13 +7,14 @@ from typing import Any
 from beartype import beartype
 
 from ..lazy_beartype import CONF
+from ..model.language_model import AbstractLanguageModel
 from ..model.quantized import is_quantized
 from .atomic_folder import atomic_folder, hidden_folder
 from .errors import CheckpointError, TargetError
 from .formats.nested import unflatten
 from .formats.shards import WEIGHT_FILES
 from .names import to_flax_leaf
-from .pytree import AnyBart, AnyBartLM, builder, lazy_parameters, named_parameters, own_tables, skeleton_of, to_numpy
+from .pytree import AnyBart, builder, lazy_parameters, named_parameters, own_tables, skeleton_of, to_numpy
 from .write import RECORD, WEIGHTS, Layout, arrange, config_fields, write_json, write_weights
 
 
@@ -59,7 +60,7 @@ def _write(model: AnyBart, folder: Path, to: Layout) -> None:
     tensors = arrange(lazy_parameters(model), to, tied=model.config.tie_word_embeddings)
     write_weights(folder / WEIGHTS[to], tensors, to)
     write_json(folder / "config.json", config_fields(type(model).__name__, model.config.to_dict(), tensors))
-    if isinstance(model, AnyBartLM):
+    if isinstance(model, AbstractLanguageModel):
         write_json(folder / "generation_config.json", model.generation_config.to_dict())
 
 

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray, PyTree
 
+from ..kernels.top_k import top_k
 from ..typing import Array
 from .constraints import Progress
 from .limits import Limits
-from .top_k import top_k
 
 
 def pick(tree: PyTree[Array], which: Integer[Array, "batch n"]) -> PyTree[Array]:

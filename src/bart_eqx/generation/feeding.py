@@ -18,13 +18,12 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
+from ..kernels.rows import row_by_row
 from ..model.cache import DecoderCache
 from ..model.causal_lm import BartForCausalLM
 from ..model.conditional_generation import BartForConditionalGeneration
-from ..model.layers import at_least_float32
 from ..model.outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions
-from ..typing import Array
-from .encoding import encoded
+from ..typing import Array, at_least_float32
 
 
 Writer = BartForConditionalGeneration | BartForCausalLM
@@ -94,7 +93,8 @@ def empty_cache(model: Writer, request: Request, slots: int) -> DecoderCache:
     states, mask = request.encoder_hidden_states, request.encoder_attention_mask
     if states is None and isinstance(model, BartForConditionalGeneration):
         assert request.input_ids is not None
-        states = encoded(model, request.input_ids, mask)
+        encode = lambda ids, mask: model.encode(ids, mask).last_hidden_state
+        states = row_by_row(encode, request.input_ids, mask)
     if batch == 1:
         states, mask = jax.tree.map(lambda x: x[0], (states, mask))
     if isinstance(model, BartForCausalLM):

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer
 
+from ..kernels.top_k import top_k
 from ..typing import Array
 from .processors import AbstractLogitsProcessor
-from .top_k import top_k
 
 
 def without(logits: Float[Array, "*rows vocab"], cut: Bool[Array, "*rows vocab"]) -> Float[Array, "*rows vocab"]:

@@ -9,18 +9,19 @@ from jax.typing import DTypeLike
 from jaxtyping import Integer, PRNGKeyArray
 
 from ..config import BartConfig
-from ..typing import HostArray, Mask, split_or_none
+from ..typing import HostArray, Mask
 from .cache import DecoderCache
 from .checks import check_token_ids
 from .decoder import BartDecoder
+from .embeddings import AbstractEmbedding, Embedding
 from .encoder import BartEncoder
-from .layers import AbstractEmbedding, Embedding
+from .layers import split_or_none
 from .masks import as_boolean, shift_tokens_right
 from .outputs import BaseModelOutput, BaseModelOutputWithCrossAttentions, Seq2SeqModelOutput
 
 
 class BartModel(eqx.Module):
-    """BART (arXiv:1910.13461) without a head; `FlaxBartModel` of transformers.
+    """BART (arXiv:1910.13461) without a head: `FlaxBartModel` of transformers.
 
     Every method takes one sequence `[seq]`, a batch `[batch, seq]`, or any number of leading axes, and is pure: use it
     under `equinox.filter_jit`, `jax.vmap`, `equinox.filter_grad`.
@@ -37,13 +38,18 @@ class BartModel(eqx.Module):
     config: BartConfig = eqx.field(static=True)
 
     def __init__(self, config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
-        """Random weights, of `dtype`, from `key`."""
+        """
+        Args:
+            config: The sizes of the model.
+            dtype: Of the parameters.
+            key: For the initial weights.
+        """
         shared_key, encoder_key, decoder_key = jr.split(key, 3)
         self.shared = Embedding(
             config.vocab_size, config.d_model, init_std=config.init_std, dtype=dtype, key=shared_key
         )
-        self.encoder = BartEncoder(config, dtype=dtype, key=encoder_key)
-        self.decoder = BartDecoder(config, dtype=dtype, key=decoder_key)
+        self.encoder = BartEncoder.from_config(config, dtype=dtype, key=encoder_key)
+        self.decoder = BartDecoder.from_config(config, dtype=dtype, key=decoder_key)
         self.config = config
 
     def encode(
@@ -68,13 +74,13 @@ class BartModel(eqx.Module):
 
         Raises:
             ValueError: if there are more tokens than positions, or an id is outside its table. Ids and positions are
-                looked at outside `jax.jit` only; inside it such a token becomes NaN.
+                checked outside `jax.jit` only; inside it such a token becomes NaN.
         """
         input_ids = check_token_ids("input_ids", input_ids, self.config.vocab_size)
         table = self.shared if self.encoder.embed_tokens is None else self.encoder.embed_tokens
         return self.encoder(
             table(input_ids),
-            None if attention_mask is None else as_boolean(attention_mask),
+            as_boolean(attention_mask),
             position_ids,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
@@ -90,14 +96,18 @@ class BartModel(eqx.Module):
     ) -> DecoderCache:
         """An empty cache with room for `max_length` target tokens, over a source that `encode` has read.
 
-        The keys and values of cross attention are projected here, once; no later call looks at the source again.
+        The keys and values of cross attention are projected here, once; no later call reads the source again.
+
+        Args:
+            encoder_outputs: From `encode`.
+            encoder_attention_mask: Zero, or False, at source padding.
+            max_length: The number of slots.
 
         Raises:
             ValueError: if `max_length` is more than `config.max_position_embeddings`.
         """
         states = encoder_outputs.last_hidden_state
-        mask = None if encoder_attention_mask is None else as_boolean(encoder_attention_mask)
-        return self.decoder.init_cache(states.shape[:-2], max_length, states, mask)
+        return self.decoder.init_cache(states.shape[:-2], max_length, states, as_boolean(encoder_attention_mask))
 
     @overload
     def decode(
@@ -161,56 +171,31 @@ class BartModel(eqx.Module):
 
         Raises:
             ValueError: if neither or both of `cache` and `encoder_outputs` are given, the tokens do not fit in the
-                cache, or an id is outside its table. What is traced cannot be looked at, and becomes NaN instead.
+                cache, or an id is outside its table. Traced values cannot be checked, and become NaN instead.
         """
-        output, extended = self._decode(
-            decoder_input_ids,
-            cache,
-            encoder_outputs,
-            encoder_attention_mask,
-            decoder_attention_mask,
-            decoder_position_ids,
-            output_attentions,
-            output_hidden_states,
-            key,
-        )
-        return output if cache is None else (output, extended)
-
-    def _decode(
-        self,
-        decoder_input_ids: Integer[HostArray, "*batch new"],
-        cache: DecoderCache | None,
-        encoder_outputs: BaseModelOutput | None,
-        encoder_attention_mask: Mask[HostArray, "*batch src"] | None,
-        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None,
-        decoder_position_ids: Integer[HostArray, "*#batch new"] | None,
-        output_attentions: bool,
-        output_hidden_states: bool,
-        key: PRNGKeyArray | None,
-    ) -> tuple[BaseModelOutputWithCrossAttentions, DecoderCache]:
-        """`decode` with the cache returned always; the heads that have a `decode` of their own build it on this."""
         decoder_input_ids = check_token_ids("decoder_input_ids", decoder_input_ids, self.config.vocab_size)
         if cache is not None and encoder_outputs is None and encoder_attention_mask is None:
-            source = cache
+            past = cache
         elif cache is None and encoder_outputs is not None:
-            source = self.init_cache(encoder_outputs, encoder_attention_mask, max_length=decoder_input_ids.shape[-1])
+            past = self.init_cache(encoder_outputs, encoder_attention_mask, max_length=decoder_input_ids.shape[-1])
         else:
             raise ValueError(
-                "`decode` takes a `cache`, which knows its source, or else `encoder_outputs` with their "
+                "`decode` takes a `cache`, which holds its source, or else `encoder_outputs` with their "
                 f"`encoder_attention_mask`. Got cache={'None' if cache is None else 'a cache'}, encoder_outputs="
                 f"{'None' if encoder_outputs is None else 'given'}, encoder_attention_mask="
                 f"{'None' if encoder_attention_mask is None else 'given'}."
             )
         table = self.shared if self.decoder.embed_tokens is None else self.decoder.embed_tokens
-        return self.decoder(
+        output, extended = self.decoder(
             table(decoder_input_ids),
-            source,
-            None if decoder_attention_mask is None else as_boolean(decoder_attention_mask),
+            past,
+            as_boolean(decoder_attention_mask),
             decoder_position_ids,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             key=key,
         )
+        return output if cache is None else (output, extended)
 
     def __call__(
         self,

@@ -1,10 +1,11 @@
-"""The decoder's memory, as a PyTree of arrays that the caller holds and hands on."""
+"""The decoder's memory, as a PyTree of arrays that the caller holds and passes on."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer
 
+from ..kernels.slots import write_slots
 from ..typing import Array
 from .checks import is_known
 
@@ -12,39 +13,24 @@ from .checks import is_known
 class KVCache(eqx.Module):
     """Keys and values of one attention, in the layout that `AbstractAttention.attend` reads."""
 
-    keys: Float[Array, "*batch heads head_dim max_len"]
-    values: Float[Array, "*batch heads max_len head_dim"]
+    keys: Float[Array, "*batch kv_heads head_dim max_len"]
+    values: Float[Array, "*batch kv_heads max_len head_dim"]
 
     def write(
         self,
-        keys: Float[Array, "*batch heads head_dim new"],
-        values: Float[Array, "*batch heads new head_dim"],
+        keys: Float[Array, "*batch kv_heads head_dim new"],
+        values: Float[Array, "*batch kv_heads new head_dim"],
         start: Integer[Array, ""],
     ) -> "KVCache":
-        """The cache with `new` tokens at slot `start` and after. The caller sees to it that they fit."""
+        """The cache with `new` tokens from slot `start` on, in the cache's dtype. The caller ensures that they fit."""
+        keys, values = keys.astype(self.keys.dtype), values.astype(self.values.dtype)
         if keys.shape == self.keys.shape:
-            return KVCache(keys, values)  # what fills the cache is the cache: a whole sequence costs no copy
-        return KVCache(written(self.keys, keys, start, axis=-1), written(self.values, values, start, axis=-2))
-
-
-def written(
-    x: Float[Array, "..."], new: Float[Array, "..."], start: Integer[Array, ""], *, axis: int
-) -> Float[Array, "..."]:
-    """`x` with `new` from `start` on. Narrow numbers as integers: XLA on CPU would widen all of `x` for it."""
-    put = lambda x, new, start: jax.lax.dynamic_update_slice_in_dim(x, new, start, axis)
-    if x.dtype.itemsize != 2:
-        return put(x, new, start)
-    bits = lambda y: jax.lax.bitcast_convert_type(y, jnp.uint16)
-    put_bits = jax.custom_jvp(
-        lambda x, new, start: jax.lax.bitcast_convert_type(put(bits(x), bits(new), start), x.dtype)
-    )
-    # Integers have no derivative: that of a write is the same write.
-    put_bits.defjvp(lambda at, along: (put_bits(*at), put(along[0], along[1], at[2])))
-    return put_bits(x, new, start)
+            return KVCache(keys, values)  # a whole sequence replaces the cache, without a copy
+        return KVCache(write_slots(self.keys, keys, start, axis=-1), write_slots(self.values, values, start, axis=-2))
 
 
 class DecoderCache(eqx.Module):
-    """All that a decoder needs of the past, and of the source: arrays only, the same structure at every step.
+    """All that a decoder needs of earlier tokens, and of the source: arrays only, the same structure at every step.
 
     A slot holds a token's keys and values in every layer. Slots below `position` are taken.
     """
@@ -55,7 +41,11 @@ class DecoderCache(eqx.Module):
     """One per layer, computed once from the source by `init_cache`; `None` for a decoder without an encoder."""
     attention_mask: Bool[Array, "*batch max_len"]
     """Which slots may be attended to, once they are taken. False where a prefix was padded."""
+    positions: Integer[Array, "*batch max_len"]
+    """The position of the token in each slot."""
     encoder_attention_mask: Bool[Array, "*batch src"] | None
+    encoder_positions: Integer[Array, "*batch src"] | None
+    """The position of each source token."""
     position: Integer[Array, ""]
     """The next free slot: one number for all layers and rows."""
 
@@ -64,7 +54,7 @@ class DecoderCache(eqx.Module):
         return self.attention_mask.shape[-1]
 
     def with_room(self, max_length: int) -> "DecoderCache":
-        """The same with `max_length` slots, which may be more than the model has positions: branches share theirs."""
+        """The same with `max_length` slots, which may be more than the model has positions: beams share positions."""
         extra = max_length - self.max_length
         if extra == 0:
             return self
@@ -75,24 +65,34 @@ class DecoderCache(eqx.Module):
             attention_mask=jnp.concatenate(
                 [self.attention_mask, jnp.ones((*self.attention_mask.shape[:-1], extra), bool)], axis=-1
             ),
+            positions=lengthened(self.positions, -1),
             encoder_attention_mask=self.encoder_attention_mask,
+            encoder_positions=self.encoder_positions,
             position=self.position,
         )
 
-    def accept(self, new: int, attention_mask: Bool[Array, "*batch mask_len"] | None) -> Bool[Array, "*batch max_len"]:
-        """The mask of all slots, now that `new` tokens come.
-
-        `attention_mask` is of the new tokens, or of every slot; `None` leaves the mask as it is.
-
-        Raises:
-            ValueError: if the tokens do not fit, and it can be seen; or if the mask has another length.
+    def check_fits(self, new: int) -> None:
         """
+        Raises:
+            ValueError: if `new` tokens do not fit, as far as `position` can be seen.
+        """
+        if not isinstance(new, int) or not isinstance(self.max_length, int):
+            return  # symbolic, in `jax.export`
         taken = int(self.position) if is_known(self.position) else 0
         if taken + new > self.max_length:
             raise ValueError(
                 f"The cache is full: it has {self.max_length} slots, of which {taken} are taken. Got {new} new tokens. "
                 f"Make a longer one with `init_cache(..., max_length=...)`."
             )
+
+    def mask_with(
+        self, new: int, attention_mask: Bool[Array, "*batch mask_len"] | None
+    ) -> Bool[Array, "*batch max_len"]:
+        """The mask of all slots, given the mask of the `new` tokens to come, or of every slot.
+
+        Raises:
+            ValueError: if the mask has another length.
+        """
         if attention_mask is None:
             return self.attention_mask
         if attention_mask.shape[-1] == self.max_length:
@@ -103,3 +103,9 @@ class DecoderCache(eqx.Module):
                 f"{attention_mask.shape[-1]}."
             )
         return jax.lax.dynamic_update_slice_in_dim(self.attention_mask, attention_mask, self.position, axis=-1)
+
+    def positions_with(self, positions: Integer[Array, "*batch new"]) -> Integer[Array, "*batch max_len"]:
+        """The positions of all slots, given those of the new tokens."""
+        if positions.shape == self.positions.shape:
+            return positions
+        return jax.lax.dynamic_update_slice_in_dim(self.positions, positions, self.position, axis=-1)

@@ -1,4 +1,4 @@
-"""`BartForCausalLM`: the decoder alone, as a language model, or as the writing half of another encoder."""
+"""`BartForCausalLM`: the decoder alone, as a language model, or beside another encoder."""
 
 from typing import overload
 
@@ -14,7 +14,10 @@ from ..typing import Array, HostArray, Mask
 from .cache import DecoderCache
 from .checks import check_token_ids
 from .decoder import BartDecoder
-from .layers import AbstractEmbedding, AbstractLinear, Embedding, Linear
+from .embeddings import AbstractEmbedding, Embedding
+from .head import init_lm_head, lm_logits
+from .language_model import AbstractCausalLM
+from .layers import AbstractLinear
 from .masks import as_boolean
 from .outputs import CausalLMOutputWithCrossAttentions
 
@@ -25,17 +28,18 @@ class BartDecoderWrapper(eqx.Module):
     decoder: BartDecoder
 
 
-class BartForCausalLM(eqx.Module):
+class BartForCausalLM(AbstractCausalLM):
     """A BART decoder with a language-modelling head.
 
-    Its layers keep their cross attention, which is used if `encoder_hidden_states` are given and passed over otherwise.
+    Its layers keep their cross attention, which is used where `encoder_hidden_states` are given and skipped otherwise.
     """
 
     model: BartDecoderWrapper
     lm_head: AbstractLinear | None
     """`None` where the head is tied: it then reads `model.decoder.embed_tokens`, the one copy of the embedding."""
     config: BartConfig = eqx.field(static=True)
-    generation_config: GenerationConfig = eqx.field(static=True)
+    generation_config: GenerationConfig
+    """A leaf of the PyTree, as activation functions are in Equinox: `eqx.tree_at` replaces it."""
 
     def __init__(
         self,
@@ -45,22 +49,21 @@ class BartForCausalLM(eqx.Module):
         dtype: DTypeLike = jnp.float32,
         key: PRNGKeyArray,
     ):
-        """Random weights, of `dtype`, from `key`. By default `generation_config` has the token ids of `config`."""
+        """
+        Args:
+            config: The sizes of the model, of which the encoder's are not used.
+            generation_config: The settings of `generate`; by default they have the token ids of `config`.
+            dtype: Of the parameters.
+            key: For the initial weights.
+        """
         embed_key, decoder_key, head_key = jr.split(key, 3)
         embed_tokens = Embedding(
             config.vocab_size, config.d_model, init_std=config.init_std, dtype=dtype, key=embed_key
         )
-        self.model = BartDecoderWrapper(BartDecoder(config, embed_tokens=embed_tokens, dtype=dtype, key=decoder_key))
-        self.lm_head = None
-        if not config.tie_word_embeddings:
-            self.lm_head = Linear(
-                config.d_model,
-                config.vocab_size,
-                use_bias=False,
-                init_std=config.init_std,
-                dtype=dtype,
-                key=head_key,
-            )
+        self.model = BartDecoderWrapper(
+            BartDecoder.from_config(config, embed_tokens=embed_tokens, dtype=dtype, key=decoder_key)
+        )
+        self.lm_head = init_lm_head(config, dtype=dtype, key=head_key)
         self.config = config
         self.generation_config = generation_config or GenerationConfig.from_model_config(config)
 
@@ -70,8 +73,8 @@ class BartForCausalLM(eqx.Module):
         return self.model.decoder.embed_tokens
 
     def lm_logits(self, states: Float[Array, "*batch tgt dim"]) -> Float[Array, "*batch tgt vocab"]:
-        """The head: a score for every token of the vocabulary, from the last hidden states."""
-        return self.embed_tokens.scores(states) if self.lm_head is None else self.lm_head(states)
+        """The head: logits over the vocabulary from the last hidden states."""
+        return lm_logits(states, self.embed_tokens, self.lm_head)
 
     def init_cache(
         self,
@@ -87,8 +90,30 @@ class BartForCausalLM(eqx.Module):
             ValueError: if `max_length` is more than `config.max_position_embeddings`.
         """
         batch = () if batch_size is None else (batch_size,)
-        mask = None if encoder_attention_mask is None else as_boolean(encoder_attention_mask)
+        mask = as_boolean(encoder_attention_mask)
         return self.model.decoder.init_cache(batch, max_length, encoder_hidden_states, mask)
+
+    def decode(
+        self,
+        decoder_input_ids: Integer[HostArray, "*batch new"],
+        cache: DecoderCache,
+        *,
+        decoder_attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None = None,
+        decoder_position_ids: Integer[HostArray, "*#batch new"] | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[CausalLMOutputWithCrossAttentions, DecoderCache]:
+        """The call over a cache, under the name and the arguments that an encoder-decoder has for it."""
+        return self(
+            decoder_input_ids,
+            decoder_attention_mask,
+            decoder_position_ids,
+            cache=cache,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            key=key,
+        )
 
     @overload
     def __call__(
@@ -150,24 +175,23 @@ class BartForCausalLM(eqx.Module):
 
         Raises:
             ValueError: if encoder states come beside a cache, or a mask without states; if the tokens do not fit in the
-                cache, or an id is outside its table. What is traced cannot be looked at, and becomes NaN instead.
+                cache, or an id is outside its table. Traced values cannot be checked, and become NaN instead.
         """
         input_ids = check_token_ids("input_ids", input_ids, self.config.vocab_size)
         if cache is not None and not (encoder_hidden_states is None and encoder_attention_mask is None):
-            raise ValueError("A cache knows its source: give `encoder_hidden_states` to `init_cache`, not here.")
+            raise ValueError("A cache holds its source: give `encoder_hidden_states` to `init_cache`, not here.")
         if encoder_attention_mask is not None and encoder_hidden_states is None:
-            raise ValueError("`encoder_attention_mask` speaks of `encoder_hidden_states`, and these were not given.")
+            raise ValueError("`encoder_attention_mask` was given without `encoder_hidden_states`.")
         *batch, new = input_ids.shape
         decoder = self.model.decoder
         if cache is None:
-            mask = None if encoder_attention_mask is None else as_boolean(encoder_attention_mask)
-            source = decoder.init_cache(tuple(batch), new, encoder_hidden_states, mask)
+            past = decoder.init_cache(tuple(batch), new, encoder_hidden_states, as_boolean(encoder_attention_mask))
         else:
-            source = cache
+            past = cache
         decoded, extended = decoder(
             self.embed_tokens(input_ids),
-            source,
-            None if attention_mask is None else as_boolean(attention_mask),
+            past,
+            as_boolean(attention_mask),
             position_ids,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,

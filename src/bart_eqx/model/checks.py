@@ -1,23 +1,29 @@
-"""Checks of values, where values are known.
+"""Checks of values, where values can be seen.
 
 Outside `jax.jit` an id that does not exist is an error. Inside it values are not known while the program is built, and
-the embedding makes NaN of such an id instead of the silent neighbour that JAX's clamping would give. Setting
-`BART_EQX_ERROR_IF=1` turns those NaNs into errors too, at the price of a host callback in every call.
+such an id becomes NaN instead of the neighbour that JAX's clamping would silently give. `BART_EQX_ERROR_IF=1` turns
+those NaNs into errors too, at the price of a host callback in every call.
 """
 
 import os
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Integer
+from jaxtyping import Bool, Float, Integer
 
-from ..typing import HostArray
+from ..typing import Array, HostArray
 
 
 def is_known(values: object) -> bool:
-    """Whether `values` can be looked at now: not inside a transformation, and not spread over other hosts."""
+    """Whether `values` can be read now: not inside a transformation, and not spread over other hosts."""
     return not isinstance(values, Tracer) and getattr(values, "is_fully_addressable", True)
+
+
+def _raises_under_jit() -> bool:
+    return os.environ.get("BART_EQX_ERROR_IF") == "1"
 
 
 def check_range(
@@ -26,14 +32,14 @@ def check_range(
     """`values`, all of which are in `[low, high)`.
 
     Raises:
-        ValueError: if some are not, and it can be seen.
+        ValueError: if some are not, and they can be seen.
     """
     if is_known(values):
         host = np.asarray(values)
         if host.size and (host.min() < low or host.max() >= high):
             worst = host.min() if host.min() < low else host.max()
             raise ValueError(f"`{name}` must be in [{low}, {high}). Got {worst}. {remedy}")
-    elif os.environ.get("BART_EQX_ERROR_IF") == "1":
+    elif _raises_under_jit():
         outside = (values < low) | (values >= high)
         values = eqx.error_if(values, outside, f"`{name}` must be in [{low}, {high}). {remedy}")
     return values
@@ -42,4 +48,31 @@ def check_range(
 def check_token_ids(
     name: str, ids: Integer[HostArray, "*batch seq"], vocab_size: int
 ) -> Integer[HostArray, "*batch seq"]:
+    """`ids`, all of which are in the vocabulary.
+
+    Raises:
+        ValueError: if some are not, and they can be seen; or if `ids` are sharded over an axis of type Explicit.
+    """
+    check_not_explicit(f"`{name}`", ids)
     return check_range(name, ids, 0, vocab_size, "Are the tokenizer and the checkpoint of one kind?")
+
+
+def nan_unless(holds: Bool[Array, ""], x: Float[Array, "..."], message: str) -> Float[Array, "..."]:
+    """`x`, or NaN where `holds` is False; with `BART_EQX_ERROR_IF=1` an error that says `message`."""
+    if _raises_under_jit():
+        x = eqx.error_if(x, ~holds, message)
+    return jnp.where(holds, x, jnp.nan)
+
+
+def check_not_explicit(what: str, x: HostArray) -> None:
+    """
+    Raises:
+        ValueError: if `x` is sharded over a mesh axis of type Explicit, whose rules BART's operations do not state.
+    """
+    axes = [axis for axis in getattr(getattr(jax.typeof(x), "sharding", None), "spec", ()) if axis is not None]
+    if axes:
+        raise ValueError(
+            f"Mesh axes must be of type Auto: the compiler then finds the sharding of every step. Got {what} sharded "
+            f"over {axes}, of type Explicit. Make the mesh with `jax.make_mesh(shape, names, axis_types="
+            "(jax.sharding.AxisType.Auto,) * len(names))`, or wrap the call in `jax.sharding.auto_axes`."
+        )

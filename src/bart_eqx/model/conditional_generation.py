@@ -1,8 +1,8 @@
-"""`BartForConditionalGeneration`: a BART that writes."""
+"""`BartForConditionalGeneration`: BART with a language-modelling head."""
 
-from typing import overload
+from collections.abc import Callable
+from typing import Any, overload
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -14,16 +14,18 @@ from ..generation_config import GenerationConfig
 from ..typing import Array, HostArray, Mask
 from .bart import BartModel
 from .cache import DecoderCache
-from .head import AbstractBartHead
-from .layers import AbstractLinear, Linear
+from .head import AbstractBartHead, init_lm_head, lm_logits
+from .language_model import AbstractSeq2SeqLM
+from .layers import AbstractLinear
 from .outputs import (
     BaseModelOutput,
+    BaseModelOutputWithCrossAttentions,
     CausalLMOutputWithCrossAttentions,
     Seq2SeqLMOutput,
 )
 
 
-class BartForConditionalGeneration(AbstractBartHead):
+class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
     """BART with a language-modelling head: summaries, translations, infilling; see `bart_eqx.generate`."""
 
     model: BartModel
@@ -31,7 +33,8 @@ class BartForConditionalGeneration(AbstractBartHead):
     """`None` where the head is tied: it then reads `model.shared`, the one copy of the embedding."""
     final_logits_bias: Float[Array, "1 vocab"]
     """Never trained, as in the reference: it stands behind a `stop_gradient`."""
-    generation_config: GenerationConfig = eqx.field(static=True)
+    generation_config: GenerationConfig
+    """A leaf of the PyTree, as activation functions are in Equinox: `eqx.tree_at` replaces it."""
 
     def __init__(
         self,
@@ -41,25 +44,22 @@ class BartForConditionalGeneration(AbstractBartHead):
         dtype: DTypeLike = jnp.float32,
         key: PRNGKeyArray,
     ):
-        """Random weights, of `dtype`, from `key`. By default `generation_config` has the token ids of `config`."""
+        """
+        Args:
+            config: The sizes of the model.
+            generation_config: The settings of `generate`; by default they have the token ids of `config`.
+            dtype: Of the parameters.
+            key: For the initial weights.
+        """
         model_key, head_key = jr.split(key)
         self.model = BartModel(config, dtype=dtype, key=model_key)
-        self.lm_head = None
-        if not config.tie_word_embeddings:
-            self.lm_head = Linear(
-                config.d_model,
-                config.vocab_size,
-                use_bias=False,
-                init_std=config.init_std,
-                dtype=dtype,
-                key=head_key,
-            )
+        self.lm_head = init_lm_head(config, dtype=dtype, key=head_key)
         self.final_logits_bias = jnp.zeros((1, config.vocab_size), dtype)
         self.generation_config = generation_config or GenerationConfig.from_model_config(config)
 
     def lm_logits(self, states: Float[Array, "*batch tgt dim"]) -> Float[Array, "*batch tgt vocab"]:
-        """The head: a score for every token of the vocabulary, from the decoder's last hidden states."""
-        logits = self.model.shared.scores(states) if self.lm_head is None else self.lm_head(states)
+        """The head: logits over the vocabulary from the decoder's last hidden states."""
+        logits = lm_logits(states, self.model.shared, self.lm_head)
         return logits + jax.lax.stop_gradient(self.final_logits_bias[0])
 
     @overload
@@ -104,24 +104,30 @@ class BartForConditionalGeneration(AbstractBartHead):
         key: PRNGKeyArray | None = None,
     ) -> CausalLMOutputWithCrossAttentions | tuple[CausalLMOutputWithCrossAttentions, DecoderCache]:
         """As [`BartModel.decode`][bart_eqx.BartModel.decode], with `logits` `[*batch, new, vocab]` for states."""
-        decoded, extended = self.model._decode(
+        decode: Callable[..., Any] = self.model.decode  # its two overloads are those of this method
+        decoded = decode(
             decoder_input_ids,
             cache,
-            encoder_outputs,
-            encoder_attention_mask,
-            decoder_attention_mask,
-            decoder_position_ids,
-            output_attentions,
-            output_hidden_states,
-            key,
+            encoder_outputs=encoder_outputs,
+            encoder_attention_mask=encoder_attention_mask,
+            decoder_attention_mask=decoder_attention_mask,
+            decoder_position_ids=decoder_position_ids,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            key=key,
         )
-        output = CausalLMOutputWithCrossAttentions(
+        if cache is None:
+            return self._with_logits(decoded)
+        states, extended = decoded
+        return self._with_logits(states), extended
+
+    def _with_logits(self, decoded: BaseModelOutputWithCrossAttentions) -> CausalLMOutputWithCrossAttentions:
+        return CausalLMOutputWithCrossAttentions(
             logits=self.lm_logits(decoded.last_hidden_state),
             hidden_states=decoded.hidden_states,
             attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
         )
-        return output if cache is None else (output, extended)
 
     def __call__(
         self,

@@ -1,11 +1,12 @@
-"""The decoder: target tokens, as vectors, to one state for each, reading and extending a cache.
+"""The decoder: the embeddings of target tokens to one state for each, reading and extending a cache.
 
 There is one path. A step, a chunk, a prefix and a whole sequence differ only in how many tokens come in and how many
 slots the cache has; teacher forcing is a single chunk into a cache of exactly its length.
 """
 
-import math
+import abc
 from collections.abc import Callable
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -14,25 +15,72 @@ import jax.random as jr
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
-from ..config import BartConfig
-from ..typing import Array, HostArray, split_or_none
-from .attention import AbstractAttention, BartAttention
+from ..config import BartConfig, LayerConfig
+from ..typing import Array, HostArray
+from .activations import ACTIVATION_FUNCTIONS
+from .attention import AbstractAttention, BartAttention, attend, project_kv
 from .cache import DecoderCache, KVCache
-from .layers import (
-    ACTIVATION_FUNCTIONS,
-    AbstractEmbedding,
-    AbstractLinear,
-    LayerDrop,
-    LayerNorm,
-    LearnedPositionalEmbedding,
-    Linear,
-    feed_forward,
-)
+from .checks import nan_unless
+from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
+from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward, split_or_none
 from .masks import causal_mask, padding_mask
 from .outputs import BaseModelOutputWithCrossAttentions
 
 
-class BartDecoderLayer(eqx.Module):
+class AbstractDecoderLayer(eqx.Module):
+    """Interface for replacing a `BartDecoderLayer`: by a wrapper, or by a layer of another kind."""
+
+    @abc.abstractmethod
+    def empty_past(self, batch: tuple[int, ...], max_length: int, dtype: DTypeLike) -> KVCache:
+        """A cache for `max_length` tokens of self-attention in each of `batch` rows, in `dtype`, without a token."""
+
+    @abc.abstractmethod
+    def project_source(
+        self, encoder_hidden_states: Float[Array, "*batch src dim"], positions: Integer[Array, "*batch src"]
+    ) -> KVCache:
+        """The keys and values of cross attention: computed once for each source."""
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        x: Float[Array, "*batch new dim"],
+        past: KVCache,
+        start: Integer[Array, ""],
+        mask: Bool[Array, "*batch 1 new max_len"],
+        positions: Integer[Array, "*batch new"],
+        past_positions: Integer[Array, "*batch max_len"],
+        source: KVCache | None,
+        source_mask: Bool[Array, "*batch 1 1 src"] | None,
+        source_positions: Integer[Array, "*batch src"] | None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[
+        Float[Array, "*batch new dim"],
+        KVCache,
+        Float[Array, "*batch heads new max_len"] | None,
+        Float[Array, "*batch heads new src"] | None,
+    ]:
+        """Decode the `new` tokens that go into the slots from `start` on.
+
+        Args:
+            x: Their states before this layer.
+            past: Keys and values of earlier tokens, from `empty_past` or the last call.
+            start: The slot of the first new token.
+            mask: True where a new token may attend to a slot, its own among them.
+            positions: Of the new tokens.
+            past_positions: Of the tokens in all slots, the new ones among them.
+            source: From `project_source`; `None` for a decoder without an encoder.
+            source_mask: True at source tokens, False at padding.
+            source_positions: Of the source's tokens.
+            key: For dropout.
+
+        Returns:
+            The states after this layer; `past` with the new tokens; the weights of self-attention and of cross
+            attention, or `None`.
+        """
+
+
+class BartDecoderLayer(AbstractDecoderLayer):
     """Causal self-attention, attention to the source, feed-forward; each added to its input and then normalised."""
 
     self_attn: AbstractAttention
@@ -46,44 +94,59 @@ class BartDecoderLayer(eqx.Module):
     activation_dropout: eqx.nn.Dropout
     activation_fn: Callable[[Array], Array] = eqx.field(static=True)
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        ffn_dim: int,
-        *,
-        activation_function: str,
-        dropout: float,
-        attention_dropout: float,
-        activation_dropout: float,
-        init_std: float,
-        dtype: DTypeLike = jnp.float32,
-        key: PRNGKeyArray,
-    ):
+    def __init__(self, config: LayerConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
+        """
+        Args:
+            config: Sizes and rates: `BartConfig.decoder_layer`.
+            dtype: Of the parameters.
+            key: For the initial weights.
+        """
         self_key, cross_key, fc1_key, fc2_key = jr.split(key, 4)
-        self.self_attn = BartAttention(
-            dim, num_heads, dropout=attention_dropout, init_std=init_std, dtype=dtype, key=self_key
+        linear = partial(Linear, init_std=config.init_std, dtype=dtype)
+        attention = partial(
+            BartAttention,
+            config.dim,
+            config.num_heads,
+            dropout=config.attention_dropout,
+            init_std=config.init_std,
+            dtype=dtype,
         )
-        self.self_attn_layer_norm = LayerNorm(dim, dtype=dtype)
-        self.encoder_attn = BartAttention(
-            dim, num_heads, dropout=attention_dropout, init_std=init_std, dtype=dtype, key=cross_key
-        )
-        self.encoder_attn_layer_norm = LayerNorm(dim, dtype=dtype)
-        self.fc1 = Linear(dim, ffn_dim, init_std=init_std, dtype=dtype, key=fc1_key)
-        self.fc2 = Linear(ffn_dim, dim, init_std=init_std, dtype=dtype, key=fc2_key)
-        self.final_layer_norm = LayerNorm(dim, dtype=dtype)
-        self.dropout = eqx.nn.Dropout(dropout, inference=True)
-        self.activation_dropout = eqx.nn.Dropout(activation_dropout, inference=True)
-        self.activation_fn = ACTIVATION_FUNCTIONS[activation_function]
+        self.self_attn = attention(key=self_key)
+        self.self_attn_layer_norm = LayerNorm(config.dim, dtype=dtype)
+        self.encoder_attn = attention(key=cross_key)
+        self.encoder_attn_layer_norm = LayerNorm(config.dim, dtype=dtype)
+        self.fc1 = linear(config.dim, config.ffn_dim, key=fc1_key)
+        self.fc2 = linear(config.ffn_dim, config.dim, key=fc2_key)
+        self.final_layer_norm = LayerNorm(config.dim, dtype=dtype)
+        self.dropout = eqx.nn.Dropout(config.dropout, inference=True)
+        self.activation_dropout = eqx.nn.Dropout(config.activation_dropout, inference=True)
+        self.activation_fn = ACTIVATION_FUNCTIONS[config.activation_function]
+
+    def empty_past(self, batch: tuple[int, ...], max_length: int, dtype: DTypeLike) -> KVCache:
+        dim = self.self_attn_layer_norm.weight.shape[0]
+        tokens = jax.ShapeDtypeStruct((*batch, max_length, dim), dtype)
+        positions = jax.ShapeDtypeStruct((*batch, max_length), jnp.int32)
+        # The attention itself knows the shapes: one that shares keys between heads has others.
+        keys, values = eqx.filter_eval_shape(project_kv, self.self_attn, tokens, positions)
+        # Each buffer is an allocation of its own, so that the cache can be donated.
+        return KVCache(jnp.zeros(keys.shape, keys.dtype), jnp.zeros(values.shape, values.dtype))
+
+    def project_source(
+        self, encoder_hidden_states: Float[Array, "*batch src dim"], positions: Integer[Array, "*batch src"]
+    ) -> KVCache:
+        return KVCache(*project_kv(self.encoder_attn, encoder_hidden_states, positions))
 
     def __call__(
         self,
         x: Float[Array, "*batch new dim"],
         past: KVCache,
-        position: Integer[Array, ""],
+        start: Integer[Array, ""],
         mask: Bool[Array, "*batch 1 new max_len"],
+        positions: Integer[Array, "*batch new"],
+        past_positions: Integer[Array, "*batch max_len"],
         source: KVCache | None,
         source_mask: Bool[Array, "*batch 1 1 src"] | None,
+        source_positions: Integer[Array, "*batch src"] | None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[
@@ -93,63 +156,97 @@ class BartDecoderLayer(eqx.Module):
         Float[Array, "*batch heads new src"] | None,
     ]:
         self_weights_key, self_key, cross_weights_key, cross_key, activation_key, ffn_key = split_or_none(key, 6)
-        past = past.write(*self.self_attn.project_kv(x), position)
-        found, self_weights = self.self_attn.attend(x, past.keys, past.values, mask, key=self_weights_key)
-        x = self.self_attn_layer_norm(x + self.dropout(found, key=self_key))
+        past = past.write(*project_kv(self.self_attn, x, positions), start)
+        y, self_weights = attend(
+            self.self_attn, x, past.keys, past.values, mask, positions, past_positions, key=self_weights_key
+        )
+        x = self.self_attn_layer_norm(x + self.dropout(y, key=self_key))
         cross_weights = None
         if source is not None:
-            found, cross_weights = self.encoder_attn.attend(
-                x, source.keys, source.values, source_mask, key=cross_weights_key
+            assert source_positions is not None
+            y, cross_weights = attend(
+                self.encoder_attn,
+                x,
+                source.keys,
+                source.values,
+                source_mask,
+                positions,
+                source_positions,
+                key=cross_weights_key,
             )
-            x = self.encoder_attn_layer_norm(x + self.dropout(found, key=cross_key))
+            x = self.encoder_attn_layer_norm(x + self.dropout(y, key=cross_key))
         y = feed_forward(x, self.fc1, self.activation_fn, self.activation_dropout, self.fc2, key=activation_key)
         return self.final_layer_norm(x + self.dropout(y, key=ffn_key)), past, self_weights, cross_weights
 
 
+@eqx.filter_jit
+def run_decoder_layer(
+    layer: AbstractDecoderLayer,
+    x: Float[Array, "*batch new dim"],
+    past: KVCache,
+    start: Integer[Array, ""],
+    mask: Bool[Array, "*batch 1 new max_len"],
+    positions: Integer[Array, "*batch new"],
+    past_positions: Integer[Array, "*batch max_len"],
+    source: KVCache | None,
+    source_mask: Bool[Array, "*batch 1 1 src"] | None,
+    source_positions: Integer[Array, "*batch src"] | None,
+    *,
+    key: PRNGKeyArray | None,
+) -> tuple[
+    Float[Array, "*batch new dim"],
+    KVCache,
+    Float[Array, "*batch heads new max_len"] | None,
+    Float[Array, "*batch heads new src"] | None,
+]:
+    """`layer(...)`. Layers of one structure are traced once; shapes are checked whether or not `layer` checks them."""
+    return layer(x, past, start, mask, positions, past_positions, source, source_mask, source_positions, key=key)
+
+
 class BartDecoder(eqx.Module):
-    """Positions added, a norm, a stack of layers over a `DecoderCache`."""
+    """Embeddings and positions, a norm, a stack of layers over a `DecoderCache`.
+
+    The decoder of another model can be put together of the same parts.
+    """
 
     embed_tokens: AbstractEmbedding | None
     """The target's own token table, as of a decoder that stands alone; `None` where that is `BartModel.shared`."""
-    embed_positions: LearnedPositionalEmbedding
-    layernorm_embedding: LayerNorm
-    layers: tuple[BartDecoderLayer, ...]
+    embed_positions: LearnedPositionalEmbedding | None
+    """`None` where positions are left to attention."""
+    layernorm_embedding: Callable[[Array], Array]
+    layers: tuple[AbstractDecoderLayer, ...]
+    layer_norm: Callable[[Array], Array]
+    """After the stack: BART has none, that is, `equinox.nn.Identity()`."""
     dropout: eqx.nn.Dropout
     layerdrop: LayerDrop
     embed_scale: float = eqx.field(static=True)
 
-    def __init__(
-        self,
+    @classmethod
+    def from_config(
+        cls,
         config: BartConfig,
         *,
         embed_tokens: AbstractEmbedding | None = None,
         dtype: DTypeLike = jnp.float32,
         key: PRNGKeyArray,
-    ):
+    ) -> "BartDecoder":
+        """BART's decoder, with random weights of `dtype` from `key`."""
         positions_key, layers_key = jr.split(key)
-        self.embed_tokens = embed_tokens
-        self.embed_positions = LearnedPositionalEmbedding(
-            config.max_position_embeddings, config.d_model, init_std=config.init_std, dtype=dtype, key=positions_key
+        return cls(
+            embed_tokens=embed_tokens,
+            embed_positions=LearnedPositionalEmbedding(
+                config.max_position_embeddings, config.d_model, init_std=config.init_std, dtype=dtype, key=positions_key
+            ),
+            layernorm_embedding=LayerNorm(config.d_model, dtype=dtype),
+            layers=tuple(
+                BartDecoderLayer(config.decoder_layer, dtype=dtype, key=layer_key)
+                for layer_key in jr.split(layers_key, config.decoder_layers)
+            ),
+            layer_norm=eqx.nn.Identity(),
+            dropout=eqx.nn.Dropout(config.dropout, inference=True),
+            layerdrop=LayerDrop(config.decoder_layerdrop, inference=True),
+            embed_scale=config.embed_scale,
         )
-        self.layernorm_embedding = LayerNorm(config.d_model, dtype=dtype)
-        self.layers = tuple(
-            BartDecoderLayer(
-                config.d_model,
-                config.decoder_attention_heads,
-                config.decoder_ffn_dim,
-                activation_function=config.activation_function,
-                dropout=config.dropout,
-                attention_dropout=config.attention_dropout,
-                activation_dropout=config.activation_dropout,
-                init_std=config.init_std,
-                dtype=dtype,
-                key=layer_key,
-            )
-            for layer_key in jr.split(layers_key, config.decoder_layers)
-        )
-        self.dropout = eqx.nn.Dropout(config.dropout, inference=True)
-        self.layerdrop = LayerDrop(config.decoder_layerdrop, inference=True)
-        self.embed_scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
 
     def init_cache(
         self,
@@ -158,26 +255,32 @@ class BartDecoder(eqx.Module):
         encoder_hidden_states: Float[Array, "*batch src dim"] | None,
         encoder_attention_mask: Bool[Array, "*batch src"] | None,
     ) -> DecoderCache:
-        """An empty cache for `max_length` tokens, over a source whose keys and values are projected here, once."""
-        if not 1 <= max_length <= self.embed_positions.num_positions:
+        """An empty cache for `max_length` tokens, over a source whose keys and values are projected here, once.
+
+        Raises:
+            ValueError: if `max_length` is less than 1, or more than there are positions.
+        """
+        positions = None if self.embed_positions is None else self.embed_positions.num_positions
+        if isinstance(max_length, int) and not 1 <= max_length <= (positions or max_length):
             raise ValueError(
-                f"A cache holds at least one token and at most max_position_embeddings="
-                f"{self.embed_positions.num_positions}. Got max_length={max_length}: shorten the decoder's input, or "
-                f"`max_length`."
+                f"A cache holds at least one token and at most max_position_embeddings={positions}. Got "
+                f"max_length={max_length}: shorten the decoder's input, or `max_length`."
             )
-        table = self.embed_positions.weight
-        tokens = jax.ShapeDtypeStruct((*batch, max_length, table.shape[-1]), table.dtype)
-        # Asking the attention itself for the shapes serves one that shares keys between heads just as well.
-        shapes = [eqx.filter_eval_shape(layer.self_attn.project_kv, tokens) for layer in self.layers]
-        cross_attn = None
+        encoder_positions, cross_attn = None, None
         if encoder_hidden_states is not None:
-            cross_attn = tuple(KVCache(*layer.encoder_attn.project_kv(encoder_hidden_states)) for layer in self.layers)
+            src = encoder_hidden_states.shape[-2]
+            encoder_positions = jnp.broadcast_to(jnp.arange(src, dtype=jnp.int32), (*batch, src))
+            cross_attn = tuple(layer.project_source(encoder_hidden_states, encoder_positions) for layer in self.layers)
+        # Where parameters differ in dtype, states have the widest: so has the cache.
+        dtypes = [leaf.dtype for leaf in jax.tree.leaves(eqx.filter(self, eqx.is_inexact_array))]
+        dtype = max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
         return DecoderCache(
-            # Each buffer is an allocation of its own, so that the cache can be donated.
-            self_attn=tuple(KVCache(jnp.zeros(k.shape, k.dtype), jnp.zeros(v.shape, v.dtype)) for k, v in shapes),
+            self_attn=tuple(layer.empty_past(batch, max_length, dtype) for layer in self.layers),
             cross_attn=cross_attn,
             attention_mask=jnp.ones((*batch, max_length), bool),
+            positions=jnp.zeros((*batch, max_length), jnp.int32),
             encoder_attention_mask=encoder_attention_mask,
+            encoder_positions=encoder_positions,
             position=jnp.zeros((), jnp.int32),
         )
 
@@ -194,62 +297,84 @@ class BartDecoder(eqx.Module):
     ) -> tuple[BaseModelOutputWithCrossAttentions, DecoderCache]:
         """Decode the `new` tokens after those that the cache holds.
 
-        `attention_mask` speaks of the new tokens; or, if it is as long as the cache, of every slot; or, with an axis
-        more, of every slot for each new token. `position_ids` are the tokens' slots by default.
+        Args:
+            inputs_embeds: The embeddings of the new tokens.
+            cache: From `init_cache`, or from the last call.
+            attention_mask: True at tokens, False at padding: of the new tokens, or of every slot of the cache. With one
+                more axis, which slots each new token may attend to; no causal mask is added to that.
+            position_ids: By default a token's position is its slot.
+            output_attentions: Return the attention weights of every layer.
+            output_hidden_states: Return the embedded input and the output of every layer.
+            key: For dropout and LayerDrop, in training mode.
 
         Raises:
             ValueError: if the tokens do not fit in the cache. Where `cache.position` is traced this cannot be seen; the
                 output, and all that the cache then holds, is NaN.
         """
-        new, max_length = inputs_embeds.shape[-2], cache.max_length
-        pairs = None
+        *batch, new, _ = inputs_embeds.shape
+        cache.check_fits(new)
+        slots = cache.position + jnp.arange(new, dtype=jnp.int32)
         if attention_mask is not None and attention_mask.ndim == inputs_embeds.ndim:
-            attention_mask, pairs = None, attention_mask
-            if pairs.shape[-2:] != (new, max_length):
+            if attention_mask.shape[-2:] != (new, cache.max_length):
                 raise ValueError(
                     f"A decoder mask with an axis for the new tokens covers every slot of the cache: [..., {new}, "
-                    f"{max_length}]. Got {list(pairs.shape)}."
+                    f"{cache.max_length}]. Got {list(attention_mask.shape)}."
                 )
-        attention_mask = cache.accept(new, attention_mask)
-        slots = cache.position + jnp.arange(new)
-        position_ids = slots if position_ids is None else jnp.asarray(position_ids)
-        # Past the table's end, hence NaN, where the tokens do not fit.
-        position_ids = jnp.where(slots[-1] < max_length, position_ids, self.embed_positions.num_positions)
+            slot_mask, may_attend = cache.attention_mask, attention_mask[..., None, :, :]
+        else:
+            slot_mask = cache.mask_with(new, attention_mask)
+            may_attend = causal_mask(slots, jnp.arange(cache.max_length, dtype=jnp.int32))
+        mask = slot_mask[..., None, None, :] & may_attend
+        position_ids = slots if position_ids is None else jnp.asarray(position_ids, jnp.int32)
+        positions = jnp.broadcast_to(position_ids, (*batch, new))
+        cache_positions = cache.positions_with(positions)
 
         embed_key, layers_key = split_or_none(key, 2)
-        x = inputs_embeds * self.embed_scale + self.embed_positions(position_ids)
+        x = inputs_embeds * self.embed_scale
+        if self.embed_positions is not None:
+            x = x + self.embed_positions(position_ids)
         x = self.dropout(self.layernorm_embedding(x), key=embed_key)
+        x = nan_unless(slots[-1] < cache.max_length, x, "The tokens do not fit in the cache.")
 
-        if pairs is None:
-            mask = padding_mask(attention_mask) & causal_mask(slots, jnp.arange(max_length))
-        else:
-            mask = padding_mask(attention_mask) & pairs[..., None, :, :]
-        source_mask = None if cache.encoder_attention_mask is None else padding_mask(cache.encoder_attention_mask)
+        hidden_states, attentions, cross_attentions, pasts = [], [], [], []
+        source_mask = padding_mask(cache.encoder_attention_mask)
         sources = (None,) * len(self.layers) if cache.cross_attn is None else cache.cross_attn
-
-        hidden_states, attentions, cross_attentions, pasts = [x], [], [], []
         layer_keys = split_or_none(layers_key, len(self.layers))
         for layer, past, source, layer_key in zip(self.layers, cache.self_attn, sources, layer_keys, strict=True):
             inside_key, drop_key = split_or_none(layer_key, 2)
-            y, past, self_weights, cross_weights = eqx.filter_jit(layer)(  # layers alike are traced once
-                x, past, cache.position, mask, source, source_mask, key=inside_key
+            hidden_states.append(x)
+            y, past, self_weights, cross_weights = run_decoder_layer(
+                layer,
+                x,
+                past,
+                cache.position,
+                mask,
+                positions,
+                cache_positions,
+                source,
+                source_mask,
+                cache.encoder_positions,
+                key=inside_key,
             )
             x = self.layerdrop(y, x, key=drop_key)
-            hidden_states.append(x)
             attentions.append(self_weights)
             cross_attentions.append(cross_weights)
             pasts.append(past)
+        x = self.layer_norm(x)
+
         output = BaseModelOutputWithCrossAttentions(
             last_hidden_state=x,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            hidden_states=(*hidden_states, x) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
             cross_attentions=tuple(cross_attentions) if output_attentions and cache.cross_attn is not None else None,
         )
         cache = DecoderCache(
             self_attn=tuple(pasts),
             cross_attn=cache.cross_attn,
-            attention_mask=attention_mask,
+            attention_mask=slot_mask,
+            positions=cache_positions,
             encoder_attention_mask=cache.encoder_attention_mask,
+            encoder_positions=cache.encoder_positions,
             position=cache.position + new,
         )
         return output, cache

@@ -1,6 +1,6 @@
-"""The encoder: source tokens, as vectors, to one state for each."""
+"""The encoder: the embeddings of source tokens to one state for each."""
 
-import math
+import abc
 from collections.abc import Callable
 from functools import partial
 
@@ -10,30 +10,33 @@ import jax.random as jr
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
-from ..config import BartConfig
-from ..typing import Array, HostArray, split_or_none
-from .attention import AbstractAttention, BartAttention
-from .layers import (
-    ACTIVATION_FUNCTIONS,
-    AbstractEmbedding,
-    AbstractLinear,
-    LayerDrop,
-    LayerNorm,
-    LearnedPositionalEmbedding,
-    Linear,
-    feed_forward,
-)
+from ..config import BartConfig, LayerConfig
+from ..kernels.rows import in_parts
+from ..typing import Array, HostArray
+from .activations import ACTIVATION_FUNCTIONS
+from .attention import AbstractAttention, BartAttention, attend, project_kv
+from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
+from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward, split_or_none
 from .masks import padding_mask
 from .outputs import BaseModelOutput
-from .rows import in_turn, may_take_turns
 
 
-# On CPU, so many tokens and more go through the layers in parts whose vectors take so many bytes, or a row
-# (`docs/performance.md`).
-MANY, PART = 4096, 3 << 19
+class AbstractEncoderLayer(eqx.Module):
+    """Interface for replacing a `BartEncoderLayer`: by a wrapper, or by a layer of another kind."""
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        x: Float[Array, "*batch src dim"],
+        mask: Bool[Array, "*batch 1 1 src"] | None,
+        positions: Integer[Array, "*batch src"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "*batch src dim"], Float[Array, "*batch heads src src"] | None]:
+        """The states after this layer, and the attention weights, or `None`. `mask` is True at tokens."""
 
 
-class BartEncoderLayer(eqx.Module):
+class BartEncoderLayer(AbstractEncoderLayer):
     """Self-attention, then feed-forward; each is added to its input and then normalised (post-norm)."""
 
     self_attn: AbstractAttention
@@ -45,84 +48,94 @@ class BartEncoderLayer(eqx.Module):
     activation_dropout: eqx.nn.Dropout
     activation_fn: Callable[[Array], Array] = eqx.field(static=True)
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        ffn_dim: int,
-        *,
-        activation_function: str,
-        dropout: float,
-        attention_dropout: float,
-        activation_dropout: float,
-        init_std: float,
-        dtype: DTypeLike = jnp.float32,
-        key: PRNGKeyArray,
-    ):
+    def __init__(self, config: LayerConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
+        """
+        Args:
+            config: Sizes and rates: `BartConfig.encoder_layer`.
+            dtype: Of the parameters.
+            key: For the initial weights.
+        """
         attn_key, fc1_key, fc2_key = jr.split(key, 3)
+        linear = partial(Linear, init_std=config.init_std, dtype=dtype)
         self.self_attn = BartAttention(
-            dim, num_heads, dropout=attention_dropout, init_std=init_std, dtype=dtype, key=attn_key
+            config.dim,
+            config.num_heads,
+            dropout=config.attention_dropout,
+            init_std=config.init_std,
+            dtype=dtype,
+            key=attn_key,
         )
-        self.self_attn_layer_norm = LayerNorm(dim, dtype=dtype)
-        self.fc1 = Linear(dim, ffn_dim, init_std=init_std, dtype=dtype, key=fc1_key)
-        self.fc2 = Linear(ffn_dim, dim, init_std=init_std, dtype=dtype, key=fc2_key)
-        self.final_layer_norm = LayerNorm(dim, dtype=dtype)
-        self.dropout = eqx.nn.Dropout(dropout, inference=True)
-        self.activation_dropout = eqx.nn.Dropout(activation_dropout, inference=True)
-        self.activation_fn = ACTIVATION_FUNCTIONS[activation_function]
+        self.self_attn_layer_norm = LayerNorm(config.dim, dtype=dtype)
+        self.fc1 = linear(config.dim, config.ffn_dim, key=fc1_key)
+        self.fc2 = linear(config.ffn_dim, config.dim, key=fc2_key)
+        self.final_layer_norm = LayerNorm(config.dim, dtype=dtype)
+        self.dropout = eqx.nn.Dropout(config.dropout, inference=True)
+        self.activation_dropout = eqx.nn.Dropout(config.activation_dropout, inference=True)
+        self.activation_fn = ACTIVATION_FUNCTIONS[config.activation_function]
 
     def __call__(
         self,
         x: Float[Array, "*batch src dim"],
         mask: Bool[Array, "*batch 1 1 src"] | None,
+        positions: Integer[Array, "*batch src"],
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch src dim"], Float[Array, "*batch heads src src"] | None]:
         weights_key, attn_key, activation_key, ffn_key = split_or_none(key, 4)
-        keys, values = self.self_attn.project_kv(x)
-        found, weights = self.self_attn.attend(x, keys, values, mask, key=weights_key)
-        x = self.self_attn_layer_norm(x + self.dropout(found, key=attn_key))
+        keys, values = project_kv(self.self_attn, x, positions)
+        y, weights = attend(self.self_attn, x, keys, values, mask, positions, positions, key=weights_key)
+        x = self.self_attn_layer_norm(x + self.dropout(y, key=attn_key))
         y = feed_forward(x, self.fc1, self.activation_fn, self.activation_dropout, self.fc2, key=activation_key)
         return self.final_layer_norm(x + self.dropout(y, key=ffn_key)), weights
 
 
+@eqx.filter_jit
+def run_encoder_layer(
+    layer: AbstractEncoderLayer,
+    x: Float[Array, "*batch src dim"],
+    mask: Bool[Array, "*batch 1 1 src"] | None,
+    positions: Integer[Array, "*batch src"],
+    *,
+    key: PRNGKeyArray | None,
+) -> tuple[Float[Array, "*batch src dim"], Float[Array, "*batch heads src src"] | None]:
+    """`layer(...)`. Layers of one structure are traced once; shapes are checked whether or not `layer` checks them."""
+    return layer(x, mask, positions, key=key)
+
+
 class BartEncoder(eqx.Module):
-    """Positions added, a norm, a stack of layers."""
+    """Embeddings and positions, a norm, a stack of layers. Any encoder-decoder's encoder can be put together so."""
 
     embed_tokens: AbstractEmbedding | None
     """The source's own token table; `None` where that is `BartModel.shared`."""
-    embed_positions: LearnedPositionalEmbedding
-    layernorm_embedding: LayerNorm
-    layers: tuple[BartEncoderLayer, ...]
+    embed_positions: LearnedPositionalEmbedding | None
+    """`None` where positions are left to attention."""
+    layernorm_embedding: Callable[[Array], Array]
+    layers: tuple[AbstractEncoderLayer, ...]
+    layer_norm: Callable[[Array], Array]
+    """After the stack: BART has none, that is, `equinox.nn.Identity()`."""
     dropout: eqx.nn.Dropout
     layerdrop: LayerDrop
     embed_scale: float = eqx.field(static=True)
 
-    def __init__(self, config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
+    @classmethod
+    def from_config(cls, config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray) -> "BartEncoder":
+        """BART's encoder, with random weights of `dtype` from `key`."""
         positions_key, layers_key = jr.split(key)
-        self.embed_tokens = None
-        self.embed_positions = LearnedPositionalEmbedding(
-            config.max_position_embeddings, config.d_model, init_std=config.init_std, dtype=dtype, key=positions_key
+        return cls(
+            embed_tokens=None,
+            embed_positions=LearnedPositionalEmbedding(
+                config.max_position_embeddings, config.d_model, init_std=config.init_std, dtype=dtype, key=positions_key
+            ),
+            layernorm_embedding=LayerNorm(config.d_model, dtype=dtype),
+            layers=tuple(
+                BartEncoderLayer(config.encoder_layer, dtype=dtype, key=layer_key)
+                for layer_key in jr.split(layers_key, config.encoder_layers)
+            ),
+            layer_norm=eqx.nn.Identity(),
+            dropout=eqx.nn.Dropout(config.dropout, inference=True),
+            layerdrop=LayerDrop(config.encoder_layerdrop, inference=True),
+            embed_scale=config.embed_scale,
         )
-        self.layernorm_embedding = LayerNorm(config.d_model, dtype=dtype)
-        self.layers = tuple(
-            BartEncoderLayer(
-                config.d_model,
-                config.encoder_attention_heads,
-                config.encoder_ffn_dim,
-                activation_function=config.activation_function,
-                dropout=config.dropout,
-                attention_dropout=config.attention_dropout,
-                activation_dropout=config.activation_dropout,
-                init_std=config.init_std,
-                dtype=dtype,
-                key=layer_key,
-            )
-            for layer_key in jr.split(layers_key, config.encoder_layers)
-        )
-        self.dropout = eqx.nn.Dropout(config.dropout, inference=True)
-        self.layerdrop = LayerDrop(config.encoder_layerdrop, inference=True)
-        self.embed_scale = math.sqrt(config.d_model) if config.scale_embedding else 1.0
 
     def __call__(
         self,
@@ -134,49 +147,57 @@ class BartEncoder(eqx.Module):
         output_hidden_states: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> BaseModelOutput:
-        """`position_ids` are 0, 1, 2, ... by default, also where tokens are masked.
+        """
+        Args:
+            inputs_embeds: The embeddings of the source's tokens, or features of the model's width.
+            attention_mask: True at tokens, False at padding. All are tokens by default.
+            position_ids: 0, 1, 2, ... by default, also where tokens are masked.
+            output_attentions: Return the attention weights of every layer.
+            output_hidden_states: Return the embedded input and the output of every layer.
+            key: For dropout and LayerDrop, in training mode.
 
         Raises:
             ValueError: if there are more tokens than positions, or a position that does not exist.
         """
-        if position_ids is None:
-            position_ids = self.embed_positions.ids_for(inputs_embeds.shape[-2])
+        *batch, src, _ = inputs_embeds.shape
         embed_key, layers_key = split_or_none(key, 2)
-        x = inputs_embeds * self.embed_scale + self.embed_positions(position_ids)
+        x = inputs_embeds * self.embed_scale
+        if self.embed_positions is not None:
+            self.embed_positions.check_length(src)
+            x = x + self.embed_positions(jnp.arange(src) if position_ids is None else position_ids)
         x = self.dropout(self.layernorm_embedding(x), key=embed_key)
-        mask = None if attention_mask is None else padding_mask(attention_mask)
 
-        through_layers = partial(
-            self._through_layers,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            key=layers_key,
+        positions = jnp.arange(src) if position_ids is None else jnp.asarray(position_ids)
+        positions = jnp.broadcast_to(positions.astype(jnp.int32), (*batch, src))
+        run_layers = eqx.Partial(
+            self.run_layers, output_attentions=output_attentions, output_hidden_states=output_hidden_states
         )
-        *batch, src, _ = x.shape
-        count = math.prod(batch)
-        if key is None and count * src >= MANY and may_take_turns(tuple(batch)):
-            rows = math.ceil(count / math.ceil(x.nbytes / PART))
-            return in_turn(lambda some: through_layers(*some), (x, mask), tuple(batch), rows=rows)
-        return through_layers(x, mask)
+        mask = padding_mask(attention_mask)
+        if layers_key is None:
+            return in_parts(run_layers, x, mask, positions)
+        return run_layers(x, mask, positions, key=layers_key)
 
-    def _through_layers(
+    def run_layers(
         self,
         x: Float[Array, "*batch src dim"],
         mask: Bool[Array, "*batch 1 1 src"] | None,
+        positions: Integer[Array, "*batch src"],
         *,
         output_attentions: bool,
         output_hidden_states: bool,
-        key: PRNGKeyArray | None,
+        key: PRNGKeyArray | None = None,
     ) -> BaseModelOutput:
-        hidden_states, attentions = [x], []
+        """The stack of layers, from embedded tokens to the last states."""
+        hidden_states, attentions = [], []
         for layer, layer_key in zip(self.layers, split_or_none(key, len(self.layers)), strict=True):
             inside_key, drop_key = split_or_none(layer_key, 2)
-            y, weights = eqx.filter_jit(layer)(x, mask, key=inside_key)  # layers alike are traced once
-            x = self.layerdrop(y, x, key=drop_key)
             hidden_states.append(x)
+            y, weights = run_encoder_layer(layer, x, mask, positions, key=inside_key)
+            x = self.layerdrop(y, x, key=drop_key)
             attentions.append(weights)
+        x = self.layer_norm(x)
         return BaseModelOutput(
             last_hidden_state=x,
-            hidden_states=tuple(hidden_states) if output_hidden_states else None,
+            hidden_states=(*hidden_states, x) if output_hidden_states else None,
             attentions=tuple(attentions) if output_attentions else None,
         )

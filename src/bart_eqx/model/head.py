@@ -1,13 +1,21 @@
-"""What every head of the encoder-decoder shares: it has a `model`, and encodes as that model does."""
+"""What the heads of BART share: their encoder-decoder's methods, and the language-modelling head."""
 
 import equinox as eqx
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig
+from ..typing import Array, HostArray, Mask
 from .bart import BartModel
+from .cache import DecoderCache
+from .embeddings import AbstractEmbedding
+from .layers import AbstractLinear, Linear
+from .outputs import BaseModelOutput
 
 
 class AbstractBartHead(eqx.Module):
-    """A task's parameters beside a `BartModel`. The methods that a head leaves alone are the model's own."""
+    """A task's parameters beside a `BartModel`."""
 
     model: eqx.AbstractVar[BartModel]
 
@@ -15,12 +23,45 @@ class AbstractBartHead(eqx.Module):
     def config(self) -> BartConfig:
         return self.model.config
 
-    @property
-    def encode(self):
+    def encode(
+        self,
+        input_ids: Integer[HostArray, "*batch src"],
+        attention_mask: Mask[HostArray, "*batch src"] | None = None,
+        position_ids: Integer[HostArray, "*#batch src"] | None = None,
+        *,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> BaseModelOutput:
         """[`BartModel.encode`][bart_eqx.BartModel.encode] of `model`."""
-        return self.model.encode
+        return self.model.encode(
+            input_ids,
+            attention_mask,
+            position_ids,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            key=key,
+        )
 
-    @property
-    def init_cache(self):
+    def init_cache(
+        self,
+        encoder_outputs: BaseModelOutput,
+        encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
+        *,
+        max_length: int,
+    ) -> DecoderCache:
         """[`BartModel.init_cache`][bart_eqx.BartModel.init_cache] of `model`."""
-        return self.model.init_cache
+        return self.model.init_cache(encoder_outputs, encoder_attention_mask, max_length=max_length)
+
+
+def init_lm_head(config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray) -> Linear | None:
+    """A language-modelling head of its own; `None` where it is tied to the token embeddings."""
+    if config.tie_word_embeddings:
+        return None
+    return Linear(config.d_model, config.vocab_size, use_bias=False, init_std=config.init_std, dtype=dtype, key=key)
+
+
+def lm_logits(
+    states: Float[Array, "*batch tgt dim"], embedding: AbstractEmbedding, lm_head: AbstractLinear | None
+) -> Float[Array, "*batch tgt vocab"]:
+    return embedding.logits(states) if lm_head is None else lm_head(states)

@@ -1,4 +1,4 @@
-"""What the models return, under the field names of transformers. A field that was not asked for is `None`."""
+"""What the models return, under the field names of transformers. A field that was not requested is `None`."""
 
 from typing import Any
 

@@ -14,13 +14,18 @@ from .outputs import Seq2SeqQuestionAnsweringModelOutput
 
 
 class BartForQuestionAnswering(AbstractBartHead):
-    """BART with a score for each token to be the first, and to be the last, of the answer."""
+    """BART with two logits for each token: to be the first, and to be the last, of the answer."""
 
     model: BartModel
     qa_outputs: AbstractLinear
 
     def __init__(self, config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
-        """Random weights, of `dtype`, from `key`."""
+        """
+        Args:
+            config: The sizes of the model.
+            dtype: Of the parameters.
+            key: For the initial weights.
+        """
         model_key, head_key = jr.split(key)
         self.model = BartModel(config, dtype=dtype, key=model_key)
         self.qa_outputs = Linear(config.d_model, 2, init_std=config.init_std, dtype=dtype, key=head_key)

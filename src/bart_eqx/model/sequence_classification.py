@@ -8,11 +8,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig
-from ..typing import Array, HostArray, Mask, split_or_none
+from ..typing import Array, HostArray, Mask
 from .bart import BartModel
 from .checks import is_known
 from .head import AbstractBartHead
-from .layers import AbstractLinear, Linear
+from .layers import AbstractLinear, Linear, split_or_none
 from .outputs import Seq2SeqSequenceClassifierOutput
 
 
@@ -33,6 +33,15 @@ class BartClassificationHead(eqx.Module):
         dtype: DTypeLike = jnp.float32,
         key: PRNGKeyArray,
     ):
+        """
+        Args:
+            dim: Width of the model.
+            num_labels: The number of classes.
+            dropout: The rate before each map, in training.
+            init_std: Standard deviation of the initial weights.
+            dtype: Of the parameters.
+            key: For the initial weights.
+        """
         dense_key, out_key = jr.split(key)
         self.dense = Linear(dim, dim, init_std=init_std, dtype=dtype, key=dense_key)
         self.out_proj = Linear(dim, num_labels, init_std=init_std, dtype=dtype, key=out_key)
@@ -49,15 +58,20 @@ class BartClassificationHead(eqx.Module):
 class BartForSequenceClassification(AbstractBartHead):
     """BART with a classifier on the decoder's state at the last `</s>` of the source, as in transformers' PyTorch.
 
-    The Flax reference takes the last one too, but under `jax.jit` it adds the states of all of them up, and a pair of
-    texts has three. Here it is the last one always.
+    The Flax reference takes the last one too, but under `jax.jit` it sums the states of all of them, and a pair of
+    texts has three. Here it is always the last one.
     """
 
     model: BartModel
     classification_head: BartClassificationHead
 
     def __init__(self, config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
-        """Random weights, of `dtype`, from `key`; `config.num_labels` classes."""
+        """
+        Args:
+            config: The sizes of the model, `num_labels` among them.
+            dtype: Of the parameters.
+            key: For the initial weights.
+        """
         model_key, head_key = jr.split(key)
         self.model = BartModel(config, dtype=dtype, key=model_key)
         self.classification_head = BartClassificationHead(

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Integer
 
-from ..model.layers import at_least_float32
-from ..typing import Array, HostArray
+from ..typing import Array, HostArray, at_least_float32
 
 
 IGNORED = -100

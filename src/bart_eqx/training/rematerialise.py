@@ -1,44 +1,91 @@
-"""Training with the memory of one layer: what a layer computes is computed again in the backward pass."""
+"""Training with the memory of one layer: each layer is computed again in the backward pass."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import equinox as eqx
 import jax
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
-from ..model.attention import AbstractAttention
-from ..model.decoder import BartDecoderLayer
-from ..model.encoder import BartEncoderLayer
+from ..model.cache import KVCache
+from ..model.decoder import AbstractDecoderLayer
+from ..model.encoder import AbstractEncoderLayer
+from ..typing import Array
 
 
 Model = TypeVar("Model", bound=eqx.Module)
-_LAYERS = (BartEncoderLayer, BartDecoderLayer)
 
 
-class Rematerialised(eqx.Module):
-    """A layer of which a backward pass keeps the inputs alone (arXiv:1604.06174)."""
+class RematerialisedEncoderLayer(AbstractEncoderLayer):
+    """A layer of which the backward pass keeps only the inputs (arXiv:1604.06174)."""
 
-    layer: Any
+    layer: AbstractEncoderLayer
 
-    @property
-    def self_attn(self) -> AbstractAttention:
-        return self.layer.self_attn
+    def __call__(
+        self,
+        x: Float[Array, "*batch src dim"],
+        mask: Bool[Array, "*batch 1 1 src"] | None,
+        positions: Integer[Array, "*batch src"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "*batch src dim"], Float[Array, "*batch heads src src"] | None]:
+        run = eqx.filter_checkpoint(lambda layer, *args: layer(*args, key=key))
+        return run(self.layer, x, mask, positions)
 
-    @property
-    def encoder_attn(self) -> AbstractAttention:
-        return self.layer.encoder_attn
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return eqx.filter_checkpoint(lambda layer, args, kwargs: layer(*args, **kwargs))(self.layer, args, kwargs)
+class RematerialisedDecoderLayer(AbstractDecoderLayer):
+    """A layer of which the backward pass keeps only the inputs (arXiv:1604.06174)."""
+
+    layer: AbstractDecoderLayer
+
+    def empty_past(self, batch: tuple[int, ...], max_length: int, dtype: DTypeLike) -> KVCache:
+        return self.layer.empty_past(batch, max_length, dtype)
+
+    def project_source(
+        self, encoder_hidden_states: Float[Array, "*batch src dim"], positions: Integer[Array, "*batch src"]
+    ) -> KVCache:
+        return self.layer.project_source(encoder_hidden_states, positions)
+
+    def __call__(
+        self,
+        x: Float[Array, "*batch new dim"],
+        past: KVCache,
+        start: Integer[Array, ""],
+        mask: Bool[Array, "*batch 1 new max_len"],
+        positions: Integer[Array, "*batch new"],
+        past_positions: Integer[Array, "*batch max_len"],
+        source: KVCache | None,
+        source_mask: Bool[Array, "*batch 1 1 src"] | None,
+        source_positions: Integer[Array, "*batch src"] | None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[
+        Float[Array, "*batch new dim"],
+        KVCache,
+        Float[Array, "*batch heads new max_len"] | None,
+        Float[Array, "*batch heads new src"] | None,
+    ]:
+        run = eqx.filter_checkpoint(lambda layer, *args: layer(*args, key=key))
+        return run(self.layer, x, past, start, mask, positions, past_positions, source, source_mask, source_positions)
 
 
 def rematerialise(model: Model) -> Model:
-    """The model as a loss should see it where memory is short: every layer is run twice, and kept never.
+    """A view of the model for a loss that is short of memory: recompute each layer in the backward pass.
 
-    A view, to be made inside the function that is differentiated; the gradient, the optimiser and `save_pretrained`
-    have to do with the model itself. Outputs and gradients are the same, dropout's too.
+    Make it inside the function that is differentiated; the gradient, the optimiser and `save_pretrained` take the model
+    itself. Outputs and gradients are the same, with dropout too. Whatever stands in `layers` is wrapped.
 
-    On CPU, XLA merges the second run with the first, and nothing is won, unless it is told not to:
-    `XLA_FLAGS=--xla_disable_hlo_passes=cse_barrier_expander`.
+    On CPU, XLA merges the second computation with the first, and nothing is saved, unless
+    `XLA_FLAGS=--xla_disable_hlo_passes=cse_barrier_expander` is set.
+
+    Args:
+        model: A model, or any PyTree that holds encoder or decoder layers.
     """
-    is_layer = lambda node: isinstance(node, _LAYERS)
-    return jax.tree.map(lambda node: Rematerialised(node) if is_layer(node) else node, model, is_leaf=is_layer)
+
+    def wrapped(node: object) -> object:
+        if isinstance(node, AbstractEncoderLayer):
+            return RematerialisedEncoderLayer(node)
+        return RematerialisedDecoderLayer(node) if isinstance(node, AbstractDecoderLayer) else node
+
+    is_layer = lambda node: isinstance(node, (AbstractEncoderLayer, AbstractDecoderLayer))
+    return jax.tree.map(wrapped, model, is_leaf=is_layer)

@@ -1,0 +1,73 @@
+"""Attention to keys and values, once queries, keys and values are projected."""
+
+import math
+from functools import partial
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, PRNGKeyArray
+
+from ..typing import Array, at_least_float32
+from .platforms import by_platform, has_one_cpu
+from .rows import in_turn
+
+
+# Bytes. A row of a batch whose scores take more is attended to alone on CPU (measurements in `docs/performance.md`).
+LARGE_SCORES = 4 << 20
+
+
+def attention(
+    queries: Float[Array, "*batch heads q head_dim"],
+    keys: Float[Array, "*batch heads head_dim kv"],
+    values: Float[Array, "*batch heads kv head_dim"],
+    mask: Bool[Array, "*#batch #heads #q #kv"] | None,
+    dropout: eqx.nn.Dropout,
+    *,
+    key: PRNGKeyArray | None,
+) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
+    """`dropout(weights) @ values` and `weights = softmax(where(mask, queries @ keys, lowest))`.
+
+    The softmax is computed in at least float32. `mask` is True where attention is allowed, `None` allows all. A query
+    that may attend to nothing attends to every key alike: the fill is finite, as in the reference. On CPU, scores too
+    large for the processor's cache are computed for one row of the batch at a time.
+
+    A GPU has its place here: as `cuda=` beside `cpu=` below, where `weights` are not used. None is chosen until one was
+    measured; `benchmarks/` times cuDNN's on a machine that has it.
+    """
+    if not (dropout.inference or dropout.p == 0):
+        return _attention(queries, keys, values, mask, dropout, key)
+    *batch, heads, q, _ = queries.shape
+    arrays = (queries, keys, values, mask)
+    whole = partial(_attention, dropout=dropout, key=None)
+    sizes = (*batch, heads, q, keys.shape[-1])
+    if not all(isinstance(size, int) for size in sizes):  # symbolic, in `jax.export`
+        return whole(*arrays)
+    row_bytes = math.prod(sizes[len(batch) :]) * jnp.dtype(at_least_float32(queries.dtype)).itemsize
+    if row_bytes < LARGE_SCORES or math.prod(batch) == 1 or not has_one_cpu():
+        return whole(*arrays)
+
+    def row_by_row(queries: Array, keys: Array, values: Array, mask: Array | None) -> tuple[Array, Array]:
+        if mask is not None:
+            mask = jnp.broadcast_to(mask, (*batch, *mask.shape[-3:]))
+        return in_turn(lambda row: whole(*row), (queries, keys, values, mask), tuple(batch), rows=1)
+
+    return by_platform(whole, *arrays, cpu=row_by_row)
+
+
+@jax.named_scope("bart_eqx.attention")
+def _attention(
+    queries: Float[Array, "*batch heads q head_dim"],
+    keys: Float[Array, "*batch heads head_dim kv"],
+    values: Float[Array, "*batch heads kv head_dim"],
+    mask: Bool[Array, "*#batch #heads #q #kv"] | None,
+    dropout: eqx.nn.Dropout,
+    key: PRNGKeyArray | None,
+) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
+    dtype, wide = queries.dtype, at_least_float32(queries.dtype)
+    scores = jnp.matmul(queries, keys, preferred_element_type=wide)
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(wide).min)
+    weights = jax.nn.softmax(scores, axis=-1).astype(dtype)
+    context = jnp.matmul(dropout(weights, key=key), values, preferred_element_type=wide)
+    return context.astype(dtype), weights

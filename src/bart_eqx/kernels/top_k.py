@@ -1,0 +1,40 @@
+"""The largest of many scores."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Integer
+
+from ..typing import Array
+from .platforms import by_platform
+
+
+@partial(jax.jit, static_argnums=1, inline=True)
+def top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array, "*rows k"], Integer[Array, "*rows k"]]:
+    """`jax.lax.top_k(scores, k)`, the order of equal scores included.
+
+    On CPU that is a serial sort, of all scores where it stands in a loop. There, long rows are cut into chunks: the `k`
+    largest stand in the `k` chunks with the largest maxima, and maxima are found in parallel.
+    """
+    *rows, n = scores.shape
+    # A divisor of `n` where there is one: padding to a multiple would copy all scores.
+    chunk = next((size for size in range(96, 31, -1) if n % size == 0), 64)
+
+    def reference(scores: Array) -> tuple[Array, Array]:
+        values, indices = jax.lax.top_k(scores, k)
+        return values, indices
+
+    def by_chunks(scores: Array) -> tuple[Array, Array]:
+        padded = jnp.pad(scores, [*[(0, 0)] * len(rows), (0, -n % chunk)], constant_values=-jnp.inf)
+        # XLA's maximum on CPU leaves NaN out. `top_k` puts NaN above all numbers, or below if its sign bit is set.
+        ordered = jnp.where(jnp.isnan(padded), jnp.where(jnp.signbit(padded), -jnp.inf, jnp.inf), padded)
+        maxima = jnp.max(ordered.reshape(*rows, -1, chunk), axis=-1)
+        chunks = jnp.sort(reference(maxima)[1], axis=-1)  # in order: of equal scores the first counts
+        places = (chunks[..., None] * chunk + jnp.arange(chunk)).reshape(*rows, k * chunk)
+        values, indices = reference(jnp.take_along_axis(padded, places, axis=-1))
+        return values, jnp.take_along_axis(places, indices, axis=-1)
+
+    if n < 2 * k * chunk:
+        return reference(scores)
+    return by_platform(reference, scores, cpu=by_chunks)
