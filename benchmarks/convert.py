@@ -1,11 +1,11 @@
-"""How long a conversion takes, and how much memory: a random checkpoint of real size, from Flax's msgpack.
+"""Time and memory of a conversion: a checkpoint of real size with random weights, from Flax's msgpack.
 
     .venv/bin/python benchmarks/convert.py [--size base|large] [--keep FOLDER]
 
-Runs `python -m bart_eqx.convert` as a process of its own, several times, in turn with a copy of the file, down to the
-disk as the conversion is (`cp`, then `sync`). What the run before has written is removed first, which is not timed.
-Prints the median wall times and the largest peak of resident memory, beside the limits that are set: twice the copy,
-1.3 times the size.
+Runs `python -m bart_eqx.convert` as a process of its own, several times, alternating with a copy of the file that is
+flushed to the disk like the conversion (`cp`, then `sync`). The previous output is removed first, which is not timed.
+Prints the median wall times and the largest peak of resident memory, with their limits: twice the time of the copy, 1.3
+times the size.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 
 import bart_eqx
-from bart_eqx.checkpoint.flax_msgpack import msgpack_parts
+from bart_eqx.checkpoint.architectures import ARCHITECTURES, parameter_shapes
+from bart_eqx.checkpoint.formats.lazy_array import LazyArray
+from bart_eqx.checkpoint.formats.msgpack import msgpack_parts
+from bart_eqx.checkpoint.formats.writer import write_parts
 from bart_eqx.checkpoint.names import to_flax_leaf
-from bart_eqx.checkpoint.parameters import parameter_shapes
-from bart_eqx.checkpoint.stored import StoredArray
-from bart_eqx.checkpoint.weights_file import write_parts
 
 
 CONFIGS = {
@@ -48,10 +48,10 @@ def make_checkpoint(folder: Path, config: bart_eqx.BartConfig) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
 
-    def random(shape: tuple[int, ...]) -> StoredArray:
-        return StoredArray(shape, np.dtype(np.float32), lambda: 0.02 * rng.standard_normal(shape, np.float32))
+    def random(shape: tuple[int, ...]) -> LazyArray:
+        return LazyArray(shape, np.dtype(np.float32), lambda: 0.02 * rng.standard_normal(shape, np.float32))
 
-    shapes = parameter_shapes("BartForConditionalGeneration", config)
+    shapes = parameter_shapes(ARCHITECTURES["BartForConditionalGeneration"], config)
     tensors = dict(to_flax_leaf(name, random(shape)) for name, shape in shapes.items())
     (folder / "flax_model.msgpack").unlink(missing_ok=True)
     write_parts(folder / "flax_model.msgpack", msgpack_parts(tensors), tensors)

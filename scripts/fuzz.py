@@ -1,10 +1,10 @@
-"""The readers, fed by atheris, which looks for files that take them where no file before has.
+"""Fuzzing the readers with atheris, which looks for files that reach new code.
 
     pip install --group fuzz
     python scripts/fuzz.py {msgpack,safetensors,json,index} [-runs=N] [-max_total_time=SECONDS]
 
-Starts from small files of the tests. Whatever a reader raises but a `CheckpointError` is a finding; so is, by limits of
-libFuzzer's, what takes seconds or more than 512 MB.
+Starts from small files of the tests. A finding is any exception that is not a `CheckpointError`, and a file that takes
+more than five seconds or 512 MB, which are limits of libFuzzer's.
 """
 
 import importlib
@@ -18,11 +18,11 @@ atheris: Any = importlib.import_module("atheris")
 
 with atheris.instrument_imports(include=["bart_eqx.checkpoint", "bart_eqx.config"]):
     from bart_eqx.checkpoint.errors import CheckpointError
-    from bart_eqx.checkpoint.files import read_heads
-    from bart_eqx.checkpoint.flax_msgpack import read_msgpack
-    from bart_eqx.checkpoint.json_file import read_json
-    from bart_eqx.checkpoint.opened import explained
-    from bart_eqx.checkpoint.safetensors_file import read_safetensors
+    from bart_eqx.checkpoint.formats.json import read_json
+    from bart_eqx.checkpoint.formats.msgpack import read_msgpack
+    from bart_eqx.checkpoint.formats.safetensors import read_safetensors
+    from bart_eqx.checkpoint.formats.shards import read_arrays
+    from bart_eqx.checkpoint.read import configuration_errors
     from bart_eqx.config import BartConfig
 
 
@@ -30,14 +30,16 @@ REFERENCES = Path(__file__).parents[1] / "tests/references"
 
 
 def configured(path: Path) -> None:
-    explained(path, lambda: BartConfig.from_dict(read_json(path)))
+    fields = read_json(path)
+    with configuration_errors(path):
+        BartConfig.from_dict(fields)
 
 
 READERS = {
     "msgpack": ("flax_model.msgpack", read_msgpack, "flax-msgpack*/*.msgpack"),
     "safetensors": ("model.safetensors", read_safetensors, "*/*.safetensors"),
     "json": ("config.json", configured, "*/*config.json"),
-    "index": ("model.safetensors.index.json", read_heads, "*/*.index.json"),
+    "index": ("model.safetensors.index.json", read_arrays, "*/*.index.json"),
 }
 
 

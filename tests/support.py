@@ -1,4 +1,4 @@
-"""What several test files share: configurations that expose slips, inputs, and numbers to compare by."""
+"""Shared by the tests: configurations that expose mistakes, inputs, and measures of error."""
 
 import contextlib
 import zlib
@@ -12,20 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import bart_eqx
-from bart_eqx.checkpoint.flax_msgpack import msgpack_parts
-from bart_eqx.checkpoint.names import flatten as flatten, unflatten as unflatten
-from bart_eqx.checkpoint.safetensors_file import safetensors_parts
-from bart_eqx.checkpoint.stored import StoredArray, in_memory
-from bart_eqx.checkpoint.weights_file import write_parts
+from bart_eqx.checkpoint.formats.lazy_array import LazyArray, from_numpy
+from bart_eqx.checkpoint.formats.msgpack import msgpack_parts
+from bart_eqx.checkpoint.formats.nested import flatten as flatten, unflatten as unflatten
+from bart_eqx.checkpoint.formats.safetensors import safetensors_parts
+from bart_eqx.checkpoint.formats.writer import write_parts
+from bart_eqx.checkpoint.pytree import CLASSES as _CLASSES
 
 
-CLASSES = [
-    bart_eqx.BartModel,
-    bart_eqx.BartForConditionalGeneration,
-    bart_eqx.BartForSequenceClassification,
-    bart_eqx.BartForQuestionAnswering,
-    bart_eqx.BartForCausalLM,
-]
+CLASSES = list(_CLASSES.values())  # `BartModel` first
 
 _TINY: dict[str, Any] = dict(
     vocab_size=97,
@@ -46,7 +41,7 @@ _TINY: dict[str, Any] = dict(
     decoder_layerdrop=0.0,
 )
 
-# Each with what it catches.
+# Each with the mistake that it catches.
 CONFIGS: dict[str, dict[str, Any]] = {
     # encoder sizes used in the decoder, or the other way round
     "unequal": _TINY,
@@ -72,7 +67,7 @@ def configured(name: str, **changes: Any) -> bart_eqx.BartConfig:
 def randomised(
     shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32, seed: int = 0, gain: float = 1.5
 ) -> dict[str, np.ndarray]:
-    """Parameters by their Flax names, each from its name: the same wherever they are made.
+    """Parameters by their Flax names. The seed of each is its name, so that they are the same everywhere.
 
     Large enough that logits differ by units, with no bias zero and no norm one: a dropped bias must show.
     """
@@ -91,19 +86,19 @@ def randomised(
 
 
 def write_file(path: Path, arrays: Mapping[str, np.ndarray], layout: str = "pt") -> None:
-    """A file of weights, in the format that its name says."""
-    stored = {name: in_memory(array) for name, array in arrays.items()}
+    """Write a file of weights in the format of its suffix."""
+    stored = {name: from_numpy(array) for name, array in arrays.items()}
     parts = msgpack_parts(stored) if path.suffix == ".msgpack" else safetensors_parts(stored, layout=layout)
     path.unlink(missing_ok=True)
     write_parts(path, parts, stored)
 
 
-def values(stored: Mapping[str, StoredArray]) -> dict[str, np.ndarray]:
+def values(stored: Mapping[str, LazyArray]) -> dict[str, np.ndarray]:
     return {name: array.read() for name, array in stored.items()}
 
 
 def ragged_inputs(config: bart_eqx.BartConfig, src: int = 11, tgt: int = 7) -> dict[str, Any]:
-    """Three sources of unequal length, right-padded, with two `</s>` each, and targets of which one is padded."""
+    """Three sources of unequal length, right-padded, with two `</s>` each, and targets, of which one is padded."""
     rng = np.random.default_rng(src + 100 * tgt)
     ids = rng.integers(12, config.vocab_size, (3, src))
     mask = np.ones((3, src), np.int32)
@@ -123,7 +118,7 @@ def ragged_inputs(config: bart_eqx.BartConfig, src: int = 11, tgt: int = 7) -> d
 
 
 def relative_error(ours: Any, reference: Any) -> float:
-    """The largest difference over the largest number."""
+    """The largest absolute difference, relative to the largest absolute value of the reference."""
     ours, reference = np.asarray(ours), np.asarray(reference)
     assert ours.shape == reference.shape, (ours.shape, reference.shape)
     assert np.isfinite(ours).all() and np.isfinite(reference).all()
@@ -144,7 +139,7 @@ def random_model(cls: Any, config: bart_eqx.BartConfig, dtype: Any = np.float32,
 
 @contextlib.contextmanager
 def precision(dtype: Any) -> Iterator[None]:
-    """64-bit mode where it is needed, and only there."""
+    """64-bit mode inside the block, if `dtype` needs it."""
     before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", jnp.dtype(dtype) == np.float64)
     try:

@@ -1,13 +1,14 @@
-"""Checkpoints: every format in, both formats out, and a refusal that says why for all else."""
+"""Checkpoints: every format is read, both formats are written, and everything else is refused with a reason."""
 
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import equinox as eqx
 import jax
@@ -20,12 +21,19 @@ from safetensors.numpy import load_file, save_file
 
 import bart_eqx
 from bart_eqx import CheckpointError, from_flax, from_pretrained, quantize, save_pretrained, to_flax
+from bart_eqx.checkpoint.architectures import ARCHITECTURES, int8_parameters, parameter_shapes
 from bart_eqx.checkpoint.errors import VerificationError
-from bart_eqx.checkpoint.flax_msgpack import read_msgpack
-from bart_eqx.checkpoint.parameters import int8_parameters, parameter_shapes
-from bart_eqx.checkpoint.pytree import builder, named_parameters, skeleton_of, with_own_tables
-from bart_eqx.checkpoint.safetensors_file import read_safetensors
-from bart_eqx.checkpoint.stored import ahead
+from bart_eqx.checkpoint.formats.msgpack import read_msgpack
+from bart_eqx.checkpoint.formats.prefetch import prefetch
+from bart_eqx.checkpoint.formats.safetensors import read_safetensors
+from bart_eqx.checkpoint.pytree import (
+    CLASSES as CLASSES_BY_NAME,
+    AnyBart,
+    builder,
+    named_parameters,
+    skeleton_of,
+    with_own_tables,
+)
 from support import CLASSES, configured, flatten, random_model, randomised, unflatten, values, write_file
 
 
@@ -61,7 +69,7 @@ class TestFormats:
 
     @pytest.mark.parametrize(("name", "dtype"), [("fp16", np.float16), ("bf16", ml_dtypes.bfloat16)])
     def test_half_precision(self, stored: Model, name: str, dtype: Any) -> None:
-        """Kept as it is, unless another dtype is asked for."""
+        """The dtype of the file is kept unless another is requested."""
         folder = REFERENCES / f"flax-msgpack-{name}"
         cast = {n: np.asarray(array, dtype) for n, array in parameters(stored).items()}
         kept, wide = parameters(from_pretrained(folder)), parameters(from_pretrained(folder, dtype=jnp.float32))
@@ -119,25 +127,59 @@ class TestRoundTrips:
         settings = bart_eqx.GenerationConfig(max_length=17, num_beams=3, forced_eos_token_id=2)
         model = Model(config, generation_config=settings, key=jax.random.key(0))
         save_pretrained(model, tmp_path)
-        assert from_pretrained(tmp_path).generation_config == settings
+        loaded: Any = from_pretrained(tmp_path)
+        assert loaded.generation_config == settings
         (tmp_path / "generation_config.json").unlink()
         fields = json.loads((tmp_path / "config.json").read_text()) | dict(num_beams=5, max_length=9)
         (tmp_path / "config.json").write_text(json.dumps(fields))
-        legacy = from_pretrained(tmp_path).generation_config
+        loaded = from_pretrained(tmp_path)
+        legacy = loaded.generation_config
         assert (legacy.num_beams, legacy.max_length, legacy.forced_eos_token_id) == (5, 9, 2)
+
+    @pytest.mark.parametrize("to", ["safetensors", "flax"])
+    @pytest.mark.parametrize("cls", [bart_eqx.BartForConditionalGeneration, bart_eqx.BartForCausalLM])
+    def test_a_replaced_generation_config(
+        self, cls: Any, to: Any, config: bart_eqx.BartConfig, tmp_path: Path, key: jax.Array
+    ) -> None:
+        """It is a leaf and no parameter: the new one is saved, and gradients have none."""
+        model, new = random_model(cls, config), bart_eqx.GenerationConfig(max_length=31, num_beams=2)
+        changed = eqx.tree_at(lambda m: m.generation_config, model, new)
+        assert named_parameters(changed).keys() == named_parameters(model).keys()
+        save_pretrained(changed, tmp_path, to=to)
+        loaded: Any = from_pretrained(tmp_path)
+        assert loaded.generation_config == new != model.generation_config
+        assert_equal(loaded, model)
+        assert eqx.tree_equal(loaded, changed)
+        grads = eqx.filter_grad(lambda m: sum(leaf.sum() for leaf in named_parameters(m).values()))(changed)
+        assert grads.generation_config is None
+        assert parameters(grads).keys() == parameters(model).keys()
 
     def test_gradients_have_names_too(self, model: Model) -> None:
         grads = eqx.filter_grad(lambda m: m.encode(np.array([5, 6])).last_hidden_state.sum())(model)
         assert parameters(grads).keys() == parameters(model).keys()
 
     def test_untied_writes_the_embedding_under_each_name(self, tmp_path: Path) -> None:
-        """transformers 5 reads three tables where the head is untied, and draws those that it does not find."""
+        """transformers 5 reads three tables if the head is untied, and initialises missing ones at random."""
         save_pretrained(random_model(Model, configured("untied")), tmp_path)
         tensors = load_file(tmp_path / "model.safetensors")
         for name in ("encoder", "decoder"):
             np.testing.assert_array_equal(tensors[f"model.{name}.embed_tokens.weight"], tensors["model.shared.weight"])
         save_pretrained(random_model(Model, configured("unequal")), tmp_path)
         assert [name for name in load_file(tmp_path / "model.safetensors") if "embed_tokens" in name] == []
+
+
+def test_the_classes_are_the_public_ones() -> None:
+    """They are listed in `architectures.py`, in `pytree.py` and in `__init__.pyi`."""
+    public = {name for name in dir(bart_eqx) if re.fullmatch(r"Bart(Model|For\w+)", name)}
+    assert ARCHITECTURES.keys() == CLASSES_BY_NAME.keys() == public
+    for name, architecture in ARCHITECTURES.items():
+        assert architecture.generates == issubclass(CLASSES_BY_NAME[name], bart_eqx.AbstractLanguageModel)
+
+
+def test_types() -> None:
+    """To a type checker (`make types`), a loaded model is of the given class, or of any."""
+    assert_type(from_pretrained("demo"), AnyBart)
+    assert_type(from_pretrained("demo", bart_eqx.BartForCausalLM), bart_eqx.BartForCausalLM)
 
 
 @pytest.mark.parametrize("own", [(), ("encoder",), ("encoder", "decoder")])
@@ -148,7 +190,7 @@ def test_the_table_of_parameters_is_what_the_classes_have(cls: Any, config_name:
     config = configured(config_name)
     own = () if cls is bart_eqx.BartForCausalLM else own
     found = named_parameters(skeleton_of(builder(cls, config, own_tables=own, int8=int8)))
-    shapes = parameter_shapes(cls.__name__, config, own)
+    shapes = parameter_shapes(ARCHITECTURES[cls.__name__], config, own)
     rounded = int8_parameters(shapes) if int8 else {}
     scales = {f"{name}_scale": shape[:1] for name, shape in rounded.items()}
     assert {name: leaf.shape for name, leaf in found.items()} == shapes | scales
@@ -158,7 +200,7 @@ def test_the_table_of_parameters_is_what_the_classes_have(cls: Any, config_name:
 
 
 def test_labels_that_transformers_5_leaves_out(config: bart_eqx.BartConfig, tmp_path: Path) -> None:
-    """It takes two labels for the default and does not write them, and reads three: it cannot load its own file."""
+    """It omits two labels as if they were its default, which is three: it cannot load its own file."""
     model = random_model(bart_eqx.BartForSequenceClassification, configured("unequal", num_labels=2))
     save_pretrained(model, tmp_path)
     fields = json.loads((tmp_path / "config.json").read_text())
@@ -180,12 +222,10 @@ class TestHeads:
             name.partition(".")[0] for name in parameters(cls(config, key=key))
         }
         if new:
-            with pytest.raises(
-                CheckpointError, match=f"the head of a {cls.__name__} is not in it .*{min(new)}.*pass a `key`"
-            ):
+            with pytest.raises(CheckpointError, match=f"lacks the head of a {cls.__name__} .*{min(new)}.*pass a `key`"):
                 from_pretrained(tmp_path / "base", cls)
         with caplog.at_level(logging.WARNING, "bart_eqx"):
-            head = from_pretrained(tmp_path / "base", cls, key=key)
+            head: Any = from_pretrained(tmp_path / "base", cls, key=key)
         for name in new:
             assert f"{name}.weight" in caplog.text or f"{name}.dense.weight" in caplog.text
             again = from_pretrained(tmp_path / "base", cls, key=key)
@@ -223,11 +263,11 @@ class TestHeads:
             CheckpointError, match=r"`classification_head.out_proj.weight` \(3, 30\) in place of \(42, 30\)"
         ):
             from_pretrained(tmp_path, config=wider, key=key)
-        model = from_pretrained(tmp_path, config=wider, key=key, ignore_mismatched_sizes=True)
+        model: Any = from_pretrained(tmp_path, config=wider, key=key, ignore_mismatched_sizes=True)
         assert model(np.array([5, 2])).logits.shape == (42,)
 
     def test_several_architectures(self, stored: Model, tmp_path: Path) -> None:
-        """facebook/bart-large names three; the head in the file tells which it is."""
+        """facebook/bart-large names three; the head in the file decides."""
         shutil.copytree(REFERENCES / "flax-msgpack", tmp_path, dirs_exist_ok=True)
         fields = json.loads((tmp_path / "config.json").read_text())
         fields["architectures"] = ["BartModel", "BartForConditionalGeneration", "BartForSequenceClassification"]
@@ -245,7 +285,7 @@ class TestTheEmbedding:
     @pytest.mark.parametrize("kept", ALIASES)
     @pytest.mark.parametrize("prefix", ["model.", ""])
     def test_any_one_name_will_do(self, stored: Model, kept: str, prefix: str, tmp_path: Path) -> None:
-        """Files of transformers keep one of four, and which one has changed from version to version."""
+        """transformers saves one of four names, and which one depends on its version."""
         shutil.copytree(REFERENCES / "converted", tmp_path, dirs_exist_ok=True)
         tensors = load_file(tmp_path / "model.safetensors")
         embedding = tensors.pop("model.shared.weight")
@@ -263,13 +303,13 @@ class TestTheEmbedding:
         assert_equal(from_pretrained(tmp_path), stored)
         tensors["lm_head.weight"][3, 4] += 1
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(CheckpointError, match="the token embedding once more, with other numbers"):
+        with pytest.raises(CheckpointError, match="`lm_head.weight` and `shared.weight` must be equal"):
             from_pretrained(tmp_path)
 
     def test_three_tables_are_kept_apart(self, tmp_path: Path) -> None:
-        """As transformers 5 saves them, and byte for byte so."""
+        """As transformers 5 saves them, byte for byte."""
         folder = REFERENCES / "torch-untied"
-        model = from_pretrained(folder)
+        model: Any = from_pretrained(folder)
         tensors = load_file(folder / "model.safetensors")
         for side in ("encoder", "decoder"):
             own = getattr(model.model, side).embed_tokens.weight
@@ -295,13 +335,13 @@ class TestTheEmbedding:
         for side in sides:
             tensors[f"model.{side}.embed_tokens.weight"] = tensors["model.shared.weight"].copy()
         save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        model = from_pretrained(tmp_path)
+        model: Any = from_pretrained(tmp_path)
         for side in ("encoder", "decoder"):
             assert (getattr(model.model, side).embed_tokens is None) == (side in sides)
 
     def test_own_tables_need_an_untied_config(self, stored: Model, tmp_path: Path) -> None:
         model = with_own_tables(stored, ["encoder"])
-        with pytest.raises(CheckpointError, match="say False there"):
+        with pytest.raises(CheckpointError, match="set it to False"):
             save_pretrained(model, tmp_path / "new")
 
     def test_it_is_one_leaf(self, stored: Model) -> None:
@@ -338,8 +378,8 @@ class TestMsgpack:
         assert read["outer.inner.scalar"] == 7 and read["outer.inner.scalar"].shape == ()
 
     def test_chunks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Arrays of more than a gibibyte are split; here, of more than 64 bytes."""
-        monkeypatch.setattr("bart_eqx.checkpoint.flax_msgpack._MAX_CHUNK", 64)
+        """Arrays of more than 1 GiB are split; in this test, of more than 64 bytes."""
+        monkeypatch.setattr("bart_eqx.checkpoint.formats.msgpack._MAX_CHUNK", 64)
         arrays = {"a.b": np.arange(51, dtype=np.float32).reshape(3, 17), "a.c": np.ones(4, np.float32)}
         path = tmp_path / "file.msgpack"
         write_file(path, arrays)
@@ -359,16 +399,16 @@ class TestMsgpack:
         [
             (b"", "is empty"),
             (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-            (b"\x81\xa1", "not a whole msgpack file"),
-            (packed({"a": 1.0}) + b"\x00", "1 bytes behind them"),
-            (packed([1, 2]), "not a whole msgpack file"),
+            (b"\x81\xa1", "not a complete msgpack file"),
+            (packed({"a": 1.0}) + b"\x00", "1 bytes after the"),
+            (packed([1, 2]), "not a complete msgpack file"),
             (packed({"a": {"b": 3}}), "`a.b` must be an array. Got int"),
-            (packed({"a": msgpack.ExtType(9, b"")}), "type 9, which is none of Flax's"),
+            (packed({"a": msgpack.ExtType(9, b"")}), "must be an extension of type 1 or 3.* Got type 9"),
             (packed({"a": msgpack.ExtType(1, msgpack.packb(((2,), "object", b"12")))}), "dtype 'object'"),
             (packed({"a": msgpack.ExtType(1, msgpack.packb(((3,), "float32", b"1234")))}), "has 4 bytes"),
-            (packed({"a": msgpack.ExtType(1, msgpack.packb(((-1,), "uint8", b"")))}), r"shape \[-1\]"),
-            (packed({"a": msgpack.ExtType(1, b"\xc1")}), "not a whole msgpack file"),
-            (packed({"a": msgpack.ExtType(2, msgpack.packb((1.5, -2.0)))}), "type 2, which is none of Flax's"),
+            (packed({"a": msgpack.ExtType(1, msgpack.packb(((-1,), "uint8", b"")))}), r"invalid shape \[-1\]"),
+            (packed({"a": msgpack.ExtType(1, b"\xc1")}), "not a complete msgpack file"),
+            (packed({"a": msgpack.ExtType(2, msgpack.packb((1.5, -2.0)))}), "Got type 2"),
         ],
     )
     def test_damaged(self, content: bytes, message: str, tmp_path: Path) -> None:
@@ -381,7 +421,7 @@ class TestMsgpack:
 
 class TestSafetensors:
     def test_a_transposed_view(self, tmp_path: Path) -> None:
-        """Version 0.8.0 of the library writes another matrix for one, and says nothing."""
+        """Version 0.8.0 of the library silently writes another matrix."""
         view = np.arange(6, dtype=np.float32).reshape(2, 3).T
         write_file(tmp_path / "file.safetensors", {"a": view, "scalar": np.full((), 3, np.float32)})
         read = values(read_safetensors(tmp_path / "file.safetensors"))
@@ -396,7 +436,7 @@ class TestSafetensors:
 
 
 class TestRefusals:
-    """Nothing is ever guessed: what does not fit is named, all of it, at once."""
+    """Nothing is guessed: an error names everything that does not fit."""
 
     def edit(self, tmp_path: Path, change: Any) -> Path:
         shutil.copytree(REFERENCES / "converted", tmp_path / "edited")
@@ -428,9 +468,9 @@ class TestRefusals:
             tensors["model.shared.weight"][0, 0] = 1e6
 
         folder = self.edit(tmp_path, change)
-        with pytest.raises(CheckpointError, match=r"`model.shared.weight` holds 1000000, which float16 cannot"):
+        with pytest.raises(CheckpointError, match=r"`model.shared.weight` holds 1000000, which overflows in float16"):
             from_pretrained(folder, dtype=jnp.float16)
-        assert from_pretrained(folder, dtype=jnp.bfloat16).final_logits_bias.dtype == jnp.bfloat16
+        assert from_pretrained(folder, Model, dtype=jnp.bfloat16).final_logits_bias.dtype == jnp.bfloat16
 
     def test_dtypes_that_are_none(self) -> None:
         with pytest.raises(ValueError, match="needs 64-bit mode"):
@@ -442,16 +482,16 @@ class TestRefusals:
         ("name", "content", "message"),
         [
             ("config.json", None, "config.json is missing"),
-            ("config.json", "{", "is not JSON"),
-            ("config.json", "version https://git-lfs.github.com/spec/v1", "pointer of git-lfs"),
-            ("config.json", "[" * 100_000, "is not JSON"),
-            ("config.json", "[]", "must hold an object. Got list"),
+            ("config.json", "{", "is not valid JSON"),
+            ("config.json", "version https://git-lfs.github.com/spec/v1", "is a git-lfs pointer"),
+            ("config.json", "[" * 100_000, "is not valid JSON"),
+            ("config.json", "[]", "must hold a JSON object. Got list"),
             ("model.safetensors", None, "has none of flax_model.msgpack"),
             ("model.safetensors.index.json", "{}", "must hold a `weight_map`"),
-            ("model.safetensors.index.json", '{"weight_map": {"a": "../x.safetensors"}}', "files of its own folder"),
-            ("model.safetensors.index.json", '{"weight_map": {"a": "/x.safetensors"}}', "files of its own folder"),
+            ("model.safetensors.index.json", '{"weight_map": {"a": "../x.safetensors"}}', "files in its own folder"),
+            ("model.safetensors.index.json", '{"weight_map": {"a": "/x.safetensors"}}', "files in its own folder"),
             ("model.safetensors.index.json", '{"weight_map": {"a": "x.bin"}}', "must name .safetensors files"),
-            ("model.safetensors.index.json", '{"weight_map": {"a": "x.safetensors"}}', "not there: x.safetensors"),
+            ("model.safetensors.index.json", '{"weight_map": {"a": "x.safetensors"}}', "do not exist: x.safetensors"),
         ],
     )
     def test_folders(self, name: str, content: str | None, message: str, tmp_path: Path) -> None:
@@ -469,7 +509,7 @@ class TestRefusals:
         shutil.copytree(REFERENCES / "torch-classifier-sharded", tmp_path, dirs_exist_ok=True)
         shards = sorted(tmp_path.glob("*-of-*.safetensors"))
         save_file(load_file(shards[0]) | load_file(shards[1]), shards[1], metadata={"format": "pt"})
-        with pytest.raises(CheckpointError, match="repeats what another file holds"):
+        with pytest.raises(CheckpointError, match="holds arrays of another file again"):
             from_pretrained(tmp_path)
 
     def test_sources(self, tmp_path: Path) -> None:
@@ -497,14 +537,14 @@ class TestRefusals:
     def test_a_bad_disk(
         self, damaged: Callable[[bytes], bytes], stored: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """What was written is read again before it takes its name."""
+        """A file is read back before it gets its name."""
         monkeypatch.setattr(
-            "bart_eqx.checkpoint.weights_file._write_all",
+            "bart_eqx.checkpoint.formats.writer._write_all",
             lambda descriptor, block: os.write(descriptor, damaged(bytes(block))),
         )
-        with pytest.raises(VerificationError, match="does not read as it was written"):
+        with pytest.raises(VerificationError, match="does not read back as it was written"):
             save_pretrained(stored, tmp_path)
-        with pytest.raises(VerificationError, match="does not read as it was written"):
+        with pytest.raises(VerificationError, match="does not read back as it was written"):
             save_pretrained(stored, tmp_path / "new")
         assert list(tmp_path.iterdir()) == []
 
@@ -519,8 +559,8 @@ def test_permissions_follow_the_umask(stored: Model, tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_arrays_are_made_ahead_in_order_and_within_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bart_eqx.checkpoint.stored._AHEAD", 10)
+def test_arrays_are_prefetched_in_order_and_within_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bart_eqx.checkpoint.formats.prefetch._MAX_BYTES", 10)
     sizes = {"a": 4, "b": 6, "c": 4, "large": 50, "d": 1, "e": 9, "f": 3}
     begun: list[str] = []
 
@@ -529,9 +569,9 @@ def test_arrays_are_made_ahead_in_order_and_within_bytes(monkeypatch: pytest.Mon
         return name
 
     used = []
-    for name in ahead(make, sizes):
+    for name in prefetch(make, sizes):
         used.append(name)
-        time.sleep(0.05)  # time enough for all that may be begun
+        time.sleep(0.05)  # enough for all reads that may start
         assert sum(sizes[other] for other in set(begun) - set(used) - {"large"}) <= 10 + 9
     assert used == list(sizes) and begun[0] == "large" and sorted(begun) == sorted(sizes)
-    assert list(ahead(make, {})) == []
+    assert list(prefetch(make, {})) == []

@@ -1,4 +1,4 @@
-"""`python -m bart_eqx.convert`, and the demo, as a newcomer meets them."""
+"""The commands `python -m bart_eqx.convert` and `python -m bart_eqx.demo`."""
 
 import hashlib
 import json
@@ -17,9 +17,9 @@ from num2words import num2words
 
 import bart_eqx
 from bart_eqx.checkpoint.errors import CheckpointError, VerificationError
-from bart_eqx.checkpoint.flax_msgpack import read_msgpack
-from bart_eqx.checkpoint.verify import verify
+from bart_eqx.checkpoint.formats.msgpack import read_msgpack
 from bart_eqx.convert import convert, main
+from bart_eqx.convert.verify import verify
 from bart_eqx.demo.__main__ import main as demo, spell
 from support import values
 
@@ -34,11 +34,11 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("flax_model.msgpack", "BartForConditionalGeneration", "76 float32", "2,540, float32", "blake3"):
         assert part in report
     assert main([str(REFERENCES / "flax-msgpack"), "-o", str(target)]) == 2
-    assert "exists: take another folder with -o, or --overwrite" in capsys.readouterr().err
+    assert "exists: choose another folder with -o, or replace it with --overwrite" in capsys.readouterr().err
     assert main([str(REFERENCES / "flax-msgpack"), "-o", str(target), "--overwrite", "--dtype", "bfloat16"]) == 0
-    assert bart_eqx.from_pretrained(target).final_logits_bias.dtype == "bfloat16"
+    assert bart_eqx.from_pretrained(target, bart_eqx.BartForConditionalGeneration).final_logits_bias.dtype == "bfloat16"
     assert main([str(target), "-o", str(target), "--overwrite"]) == 2
-    assert "is the source itself" in capsys.readouterr().err
+    assert "is the source or contains it" in capsys.readouterr().err
 
 
 def test_convert_to_flax_and_back(tmp_path: Path) -> None:
@@ -56,7 +56,8 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert (
-        done.stderr == f"error: There is no folder {tmp_path / 'nowhere'}: look at its spelling, and where you are.\n"
+        done.stderr
+        == f"error: There is no folder {tmp_path / 'nowhere'}: check its spelling and the current directory.\n"
     )
 
 
@@ -68,7 +69,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_conversion_needs_no_jax(tmp_path: Path) -> None:
-    """It starts in a third of the time, and takes no accelerator from whoever computes."""
+    """It starts in a third of the time, and leaves the accelerator to others."""
     script = "import sys; from bart_eqx.convert import main; main(sys.argv[1:]); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", script, "demo", "-o", str(tmp_path / "out")], check=True)
 
@@ -80,7 +81,8 @@ class TestVerify:
         assert "2,540 parameters, all of them finite" in report and "config.json, generation_config.json" in report
         assert main(["--verify", str(converted), "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
-        logits = bart_eqx.from_pretrained(converted)(np.array([0, 1, 2, 3, 4, 5, 6, 2])).logits
+        model = bart_eqx.from_pretrained(converted, bart_eqx.BartForConditionalGeneration)
+        logits = model(np.array([0, 1, 2, 3, 4, 5, 6, 2])).logits
         np.testing.assert_allclose(found["output"], logits.reshape(-1)[:5], rtol=1e-6)
 
     @pytest.mark.parametrize(
@@ -89,9 +91,9 @@ class TestVerify:
             ("model.safetensors", lambda b: b[:-1] + bytes([b[-1] ^ 1]), "model.safetensors has the BLAKE3 hash"),
             ("model.safetensors", lambda b: b[:-1], "has 17,943 bytes, and was written with 17,944"),
             ("config.json", lambda b: b.replace(b"0.1", b"0.2"), "config.json has the BLAKE3 hash"),
-            ("flax_model.msgpack", lambda b: b"\x80", "weights that no conversion wrote, flax_model.msgpack"),
-            ("generation_config.json", None, "has no generation_config.json, which conversion.json"),
-            ("conversion.json", lambda b: b"{}", "must say of each written file its size and its hash"),
+            ("flax_model.msgpack", lambda b: b"\x80", "weights that conversion.json does not list, flax_model.msgpack"),
+            ("generation_config.json", None, "has no generation_config.json, which conversion.json lists"),
+            ("conversion.json", lambda b: b"{}", "must give the size and the hash of each written file"),
         ],
     )
     def test_damaged(self, converted: Path, tmp_path: Path, name: str, change: Any, message: str) -> None:
@@ -105,7 +107,7 @@ class TestVerify:
             verify(tmp_path / "folder")
 
     def test_verify_of_a_cache(self, tmp_path: Path) -> None:
-        """The Hub client's cache calls files by their hashes, and compares nothing but sizes when it downloads."""
+        """The Hub client names the files of its cache by their hashes, and compares only sizes when it downloads."""
         source, blobs = REFERENCES / "converted", tmp_path / "blobs"
         blobs.mkdir()
         (tmp_path / "snapshot").mkdir()
@@ -120,13 +122,13 @@ class TestVerify:
             path = (tmp_path / "snapshot" / name).resolve()
             content = path.read_bytes()
             path.write_bytes(content[:-2] + b"\n\n")
-            with pytest.raises(VerificationError, match=f"{name} has the hash .* and the Hub's is"):
+            with pytest.raises(VerificationError, match=f"{name} has the hash .* and on the Hub"):
                 verify(tmp_path / "snapshot")
             path.write_bytes(content)
 
     def test_after_another_model_was_saved_there(self, converted: Path, tmp_path: Path) -> None:
         shutil.copytree(converted, tmp_path / "target")
-        model = bart_eqx.from_pretrained(tmp_path / "target")
+        model: Any = bart_eqx.from_pretrained(tmp_path / "target")
         changed = eqx.tree_at(lambda m: m.model.shared.weight, model, 2 * model.model.shared.weight)
         bart_eqx.save_pretrained(changed, tmp_path / "target")
         assert "model.safetensors" in verify(tmp_path / "target").unrecorded
@@ -137,12 +139,14 @@ class TestVerify:
 
 
 def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """For machines and in the folder the same, and on the page of the model."""
+    """The same with `--json`, in conversion.json, and on the model card."""
     assert main([str(REFERENCES / "torch-untied"), "-o", str(tmp_path / "out"), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report == json.loads((tmp_path / "out/conversion.json").read_text())
     assert report["read"] == {"model.safetensors": 22200} and report["dtypes"] == {"float32": 79}
-    assert report["tables"] == "the encoder and the decoder read tables of their own, as transformers 5 unties them"
+    assert (
+        report["tables"] == "the encoder and the decoder have token tables of their own, as transformers 5 unties them"
+    )
     assert report["missing"] == report["unexpected"] == report["warnings"] == []
     content = (tmp_path / "out/model.safetensors").read_bytes()
     assert report["written"]["model.safetensors"] == {"size": 22200, "blake3": blake3(content).hexdigest()}

@@ -1,4 +1,4 @@
-"""Faults while a conversion writes: whatever happens, the target's name means the old folder or the new one, whole."""
+"""Faults during a conversion: the target's name always refers to the old folder or the new one, complete."""
 
 import contextlib
 import errno
@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 import bart_eqx
-from bart_eqx.checkpoint import atomic_folder, safetensors_file, weights_file
+from bart_eqx.checkpoint import atomic_folder
+from bart_eqx.checkpoint.architectures import ARCHITECTURES, parameter_shapes
 from bart_eqx.checkpoint.errors import DamagedFileError, TargetError
-from bart_eqx.checkpoint.parameters import parameter_shapes
+from bart_eqx.checkpoint.formats import safetensors, writer
 from bart_eqx.convert import convert, main
 from support import configured, random_model, write_file
 
@@ -34,7 +35,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
-    """What an earlier conversion wrote."""
+    """The result of an earlier conversion."""
     convert(OLD, tmp_path / "target")
     return tmp_path / "target"
 
@@ -57,7 +58,7 @@ def source_of(folder: Path, layers: int, seed: int) -> Path:
         decoder_layers=layers,
     )
     rng = np.random.default_rng(seed)
-    shapes = parameter_shapes("BartForConditionalGeneration", config)
+    shapes = parameter_shapes(ARCHITECTURES["BartForConditionalGeneration"], config)
     folder.mkdir()
     write_file(
         folder / "model.safetensors", {name: rng.standard_normal(shape, np.float32) for name, shape in shapes.items()}
@@ -67,8 +68,8 @@ def source_of(folder: Path, layers: int, seed: int) -> Path:
     return folder
 
 
-# Forks before each conversion, so that no interpreter has to start: kills would fall into its start. They come within a
-# duration that grows when one struck and shrinks when none did: also where the machine slows down, some are outrun.
+# Forks for each conversion, so that kills do not hit the start of an interpreter. They come within a duration that
+# grows after each hit and shrinks after each miss: some conversions complete even if the machine slows down.
 _DRIVER = """
 import os, signal, sys, time, random
 from pathlib import Path
@@ -153,13 +154,13 @@ class TestWriting:
                 raise OSError(number, os.strerror(number))
             os.write(descriptor, view)
 
-        monkeypatch.setattr(weights_file, "_write_all", write)
+        monkeypatch.setattr(writer, "_write_all", write)
         assert main([str(NEW), "-o", str(target), "--overwrite"]) == 2
         assert f"cannot be written ({os.strerror(number)})" in (error := capsys.readouterr().err)
-        assert error.count("\n") == 1 and "The folder that is there is as it was." in error
+        assert error.count("\n") == 1 and "The existing folder is unchanged." in error
 
     def test_a_limit_on_the_size_of_files(self, target: Path) -> None:
-        """And a disk of the system's own, as Python ignores the signal and sees the error."""
+        """The system's own error: Python ignores the signal and raises it."""
         script = (
             "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000));"
             "from bart_eqx.convert import main; sys.exit(main(sys.argv[1:]))"
@@ -175,17 +176,17 @@ class TestWriting:
             convert(NEW, target, overwrite=True)
 
     def test_ctrl_c(self, target: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        monkeypatch.setattr(weights_file, "_write_all", lambda *_: signal.raise_signal(signal.SIGINT))
+        monkeypatch.setattr(writer, "_write_all", lambda *_: signal.raise_signal(signal.SIGINT))
         # What a shell runs in the background is started with Ctrl-C ignored, and Python leaves it so.
         inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             assert main([str(NEW), "-o", str(target), "--overwrite"]) == 130
         finally:
             signal.signal(signal.SIGINT, inherited)
-        assert capsys.readouterr().err == "interrupted: the target is as it was, or the new folder, whole.\n"
+        assert capsys.readouterr().err == "interrupted: the target is unchanged, or complete if it was just renamed.\n"
 
     def test_an_exchange_that_fails_in_the_middle(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Where a system cannot exchange two folders, three renames do."""
+        """A system that cannot exchange two folders renames three times."""
         rename, calls = os.rename, []
 
         def fail_once(one: Any, other: Any) -> None:
@@ -217,8 +218,8 @@ class TestWriting:
                 shutil.copy(weights, source / "copy")
                 os.replace(source / "copy", weights)
 
-        monkeypatch.setattr("bart_eqx.convert.check_room", change)
-        with pytest.raises(DamagedFileError, match="model.safetensors (was changed while|cannot be read any more)"):
+        monkeypatch.setattr("bart_eqx.convert.conversion.check_space", change)
+        with pytest.raises(DamagedFileError, match="model.safetensors (was changed while|can no longer be read)"):
             convert(source, target, overwrite=True)
 
 
@@ -229,7 +230,7 @@ def test_three_renames(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_two_conversions_at_once(tmp_path: Path) -> None:
-    """The folder is one's or the other's, and never missing or torn to whoever looks meanwhile."""
+    """The folder is one's or the other's, and readers never find it missing or incomplete."""
     target = tmp_path / "target"
     convert(OLD, tmp_path / "one")
     convert(NEW, tmp_path / "two")
@@ -241,7 +242,7 @@ def test_two_conversions_at_once(tmp_path: Path) -> None:
     running = [subprocess.Popen([sys.executable, "-c", script, str(source), str(target)]) for source in (OLD, NEW)]
     seen = set()
     while any(process.poll() is None for process in running):
-        folder = os.open(target, os.O_RDONLY)  # stays one folder, whatever the name means meanwhile
+        folder = os.open(target, os.O_RDONLY)  # the same folder even when the name is exchanged
         names = set(os.listdir(folder))
         with contextlib.suppress(FileNotFoundError):  # it was replaced, and is being removed
             weights = os.open("model.safetensors", os.O_RDONLY, dir_fd=folder)
@@ -261,24 +262,24 @@ def test_of_two_that_may_not_overwrite_one_wins(tmp_path: Path, monkeypatch: pyt
         monkeypatch.undo()
         convert(OLD, target)
 
-    monkeypatch.setattr("bart_eqx.convert.check_room", meanwhile)
-    with pytest.raises(TargetError, match="was made by somebody else meanwhile"):
+    monkeypatch.setattr("bart_eqx.convert.conversion.check_space", meanwhile)
+    with pytest.raises(TargetError, match="was created by another process meanwhile"):
         convert(NEW, target)
     convert(OLD, tmp_path / "other")
     assert content(target) == content(tmp_path / "other")
 
 
 def test_what_appears_meanwhile_is_not_lost(tmp_path: Path) -> None:
-    """What may be replaced is looked at again when it is."""
+    """The target's files are checked again when it is replaced."""
     target = tmp_path / "target"
     with (
-        pytest.raises(TargetError, match="holds what no conversion writes, and would be lost: 'thesis.tex'"),
+        pytest.raises(TargetError, match="holds files that no conversion writes: 'thesis.tex'"),
         atomic_folder.atomic_folder(target, replaceable=["config.json"]),
     ):
         target.mkdir()
         (target / "thesis.tex").write_text("years")
     with (
-        pytest.raises(TargetError, match="has become a file meanwhile"),
+        pytest.raises(TargetError, match="was replaced by a file meanwhile"),
         atomic_folder.atomic_folder(tmp_path / "other", replaceable=["config.json"]),
     ):
         (tmp_path / "other").write_text("a file")
@@ -297,14 +298,14 @@ def test_a_disk_without_locks(code: int, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_file_that_is_replaced_before_its_arrays_are_read(tmp_path: Path) -> None:
-    """Both are sound, and of one size; the head is the one's, and the numbers would be the other's."""
+    """Both are valid and of the same size: the header of one would be used with the values of the other."""
     one, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
     write_file(one, {"x": np.zeros(4, np.float32), "y": np.ones(4, np.float32)}, "pt")
     write_file(other, {"x": np.ones(4, np.float32), "y": np.zeros(4, np.float32)}, "pt")
-    opened = safetensors_file.safe_open
+    opened = safetensors.safe_open
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(safetensors_file, "safe_open", lambda *a, **k: (os.replace(other, one), opened(*a, **k))[1])
-        arrays = safetensors_file.read_safetensors(one)
+        patch.setattr(safetensors, "safe_open", lambda *a, **k: (os.replace(other, one), opened(*a, **k))[1])
+        arrays = safetensors.read_safetensors(one)
     with pytest.raises(DamagedFileError, match="was changed while it was read"):
         arrays["x"].read()
 
@@ -312,7 +313,7 @@ def test_a_file_that_is_replaced_before_its_arrays_are_read(tmp_path: Path) -> N
 class TestTargets:
     def test_where_you_are(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(target)
-        with pytest.raises(TargetError, match="is where you are"):
+        with pytest.raises(TargetError, match="holds the current directory"):
             convert(NEW, ".", overwrite=True)
 
     def test_a_folder_that_may_not_be_looked_into(self, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,13 +322,13 @@ class TestTargets:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Path, "iterdir", refuse)
-            with pytest.raises(TargetError, match="cannot be looked into"):
+            with pytest.raises(TargetError, match="cannot be listed"):
                 atomic_folder.check_target(target, overwrite=True, replaceable=())
-        with pytest.raises(TargetError, match="cannot be a folder"):
+        with pytest.raises(TargetError, match="is not a valid path"):
             convert(NEW, "~nobody-of-that-name/x")
 
     def test_a_link(self, target: Path, tmp_path: Path) -> None:
-        """The folder that it leads to is replaced, and the link stays."""
+        """The folder behind it is replaced, and the link stays."""
         (tmp_path / "link").symlink_to("target")
         convert(NEW, tmp_path / "link", overwrite=True)
         assert (tmp_path / "link").is_symlink()
@@ -341,10 +342,10 @@ class TestTargets:
         shutil.copytree(OLD, tmp_path / "holder/source")
         for source, name, message in (
             (OLD, "file", "is a file"),
-            (OLD, "file/below", "Nothing may be written in"),
-            (OLD, "x" * 300, "cannot be a folder|longer than a name may be"),
-            (tmp_path / "holder/source", "holder", "is the source itself, or holds it"),
-            (tmp_path / "holder/source", "holder/source", "is the source itself"),
+            (OLD, "file/below", "is not writable"),
+            (OLD, "x" * 300, "is not a valid path|longer than 255 bytes"),
+            (tmp_path / "holder/source", "holder", "is the source or contains it"),
+            (tmp_path / "holder/source", "holder/source", "is the source or contains it"),
         ):
             with pytest.raises(TargetError, match=message):
                 convert(source, tmp_path / name, overwrite=True)
@@ -353,13 +354,13 @@ class TestTargets:
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_without_permission(self, tmp_path: Path) -> None:
         tmp_path.chmod(0o500)
-        with pytest.raises(TargetError, match="Nothing may be written in"):
+        with pytest.raises(TargetError, match="is not writable"):
             convert(OLD, tmp_path / "target")
         tmp_path.chmod(0o700)
 
     def test_what_no_conversion_wrote_is_not_lost(self, target: Path) -> None:
         (target / "thesis.tex").touch()
-        with pytest.raises(TargetError, match="holds what no conversion writes, and would be lost: 'thesis.tex'"):
+        with pytest.raises(TargetError, match="holds files that no conversion writes: 'thesis.tex'"):
             convert(NEW, target, overwrite=True)
         assert (target / "thesis.tex").exists()
 
@@ -399,10 +400,11 @@ def test_saving_into_a_folder_that_exists(tmp_path: Path, monkeypatch: pytest.Mo
     killed.mkdir()
     os.utime(killed, (0, 0))
     with monkeypatch.context() as patch:
-        patch.setattr(weights_file, "_write_all", lambda *_: random.choice([]))
+        patch.setattr(writer, "_write_all", lambda *_: random.choice([]))
         with pytest.raises(IndexError):
             bart_eqx.save_pretrained(two, tmp_path)
     assert content(tmp_path) == before
     bart_eqx.save_pretrained(two, tmp_path)
     assert content(tmp_path).keys() == before.keys() and (tmp_path / "notes.txt").read_text() == "mine"
-    np.testing.assert_array_equal(bart_eqx.from_pretrained(tmp_path).shared.weight, two.shared.weight)
+    loaded: Any = bart_eqx.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(loaded.shared.weight, two.shared.weight)

@@ -1,8 +1,8 @@
-"""Files that nobody meant to write: each is read as it is or refused, in one line, at once, and with little memory.
+"""Random files: each is read correctly, or refused in one line, quickly and with little memory.
 
-Valid files are changed in their bytes and in their structure, and others are made of nothing but strange parts. The
-valid ones are small, so that most changes hit a head and not the numbers. Whatever a reader takes is held against
-another reader: the safetensors library, msgpack's, Python's JSON.
+Valid files are changed in their bytes and in their structure, and others consist of unusual parts only. The valid ones
+are small, so that most changes hit a header and not the values. What a reader accepts is compared with another reader:
+the safetensors library, msgpack's, Python's JSON.
 
 The default run has about 1,500 files. `make test-slow` has more than 20,000, from other seeds.
 """
@@ -26,12 +26,12 @@ from hypothesis import HealthCheck, settings
 from safetensors import SafetensorError, deserialize
 
 from bart_eqx import BartConfig, CheckpointError
-from bart_eqx.checkpoint.files import read_heads
-from bart_eqx.checkpoint.flax_msgpack import read_msgpack
-from bart_eqx.checkpoint.json_file import read_json
-from bart_eqx.checkpoint.parameters import parameter_shapes
-from bart_eqx.checkpoint.safetensors_file import read_safetensors
-from bart_eqx.checkpoint.stored import StoredArray
+from bart_eqx.checkpoint.architectures import ARCHITECTURES, parameter_shapes
+from bart_eqx.checkpoint.formats.json import read_json
+from bart_eqx.checkpoint.formats.lazy_array import LazyArray
+from bart_eqx.checkpoint.formats.msgpack import read_msgpack
+from bart_eqx.checkpoint.formats.safetensors import read_safetensors
+from bart_eqx.checkpoint.formats.shards import read_arrays
 from bart_eqx.convert import convert
 from support import randomised, values, write_file
 
@@ -54,7 +54,7 @@ def dtype_of(name: str) -> np.dtype:
 
 
 def few(default: int, slow: int) -> pytest.MarkDecorator:
-    """So many files by default, and so many in the slow run."""
+    """The numbers of files in the default run and in the slow run."""
     return pytest.mark.parametrize("count", [default, pytest.param(slow, marks=pytest.mark.slow)])
 
 
@@ -65,7 +65,7 @@ def generated(count: int) -> Callable[[Any], Any]:
 
 @contextlib.contextmanager
 def limit(seconds: float) -> Iterator[None]:
-    """End what takes longer, by an error that no reader catches: a test that waits for ever says nothing."""
+    """Fails the test after some seconds, by an exception that no reader catches."""
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail(f"It takes more than {seconds} s."))
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
@@ -76,10 +76,10 @@ def limit(seconds: float) -> Iterator[None]:
 
 
 class Outcomes(collections.Counter[str]):
-    """How many files were taken, and how many were refused for each reason."""
+    """Counts of files that were accepted, and of those refused for each reason."""
 
     def of(self, read: Callable[[Path], T], path: Path) -> T | None:
-        """What is read. What is refused must be so by an error of ours, which is one line, and says where."""
+        """The result of `read`, or `None` after a `CheckpointError`, which must be one line and name the file."""
         try:
             with limit(SECONDS):
                 found = read(path)
@@ -92,13 +92,13 @@ class Outcomes(collections.Counter[str]):
         return found
 
     def check(self, count: int, reasons: int) -> None:
-        """All files are accounted for, and they were of many kinds."""
+        """Every file was counted, with at least `reasons` different outcomes."""
         assert self["taken"] + self["refused"] == count
         assert self["taken"] and self["refused"] and len(self) >= reasons, self
 
 
-def read_all(heads: Mapping[str, StoredArray], size: int) -> Arrays:
-    """The arrays of a file that was taken. Each must be what its head says, and none may be refused now."""
+def read_all(heads: Mapping[str, LazyArray], size: int) -> Arrays:
+    """The arrays of an accepted file. Each must be as its header says."""
     arrays = values(heads)
     for name, head in heads.items():
         array = arrays[name]
@@ -108,7 +108,7 @@ def read_all(heads: Mapping[str, StoredArray], size: int) -> Arrays:
 
 
 def assert_same(one: Arrays, other: Arrays) -> None:
-    """Bytes, not numbers: NaN is a number like any other here."""
+    """Compares bytes, since NaN does not equal itself."""
     assert one.keys() == other.keys()
     for name, array in one.items():
         assert (array.shape, array.dtype) == (other[name].shape, other[name].dtype)
@@ -133,7 +133,7 @@ WORDS = [
 
 
 def changed_bytes(content: bytes, pieces: Sequence[bytes], rng: np.random.Generator) -> bytes:
-    """One to four changes, each somewhere."""
+    """`content` with one to four random changes."""
     new = bytearray(content)
     for _ in range(rng.integers(1, 5)):
         at, other = rng.integers(len(new) + 1, size=2).tolist()
@@ -160,7 +160,7 @@ def changed_bytes(content: bytes, pieces: Sequence[bytes], rng: np.random.Genera
 
 
 def edited(value: Any, odd: Sequence[Any], rng: np.random.Generator) -> Any:
-    """With one value somewhere in it replaced, removed, repeated under another name, or given another's."""
+    """`value` with one random item replaced, removed, repeated under another name, or swapped."""
     if not isinstance(value, (dict, list)) or not value or rng.random() < 0.1:
         return odd[int(rng.integers(len(odd)))]
     names = list(value) if isinstance(value, dict) else list(range(len(value)))
@@ -262,7 +262,7 @@ ARRAYS = {
 
 
 def tree_of_arrays(arrays: Arrays) -> dict[str, Any]:
-    """As Flax writes them, and one of them in chunks."""
+    """As Flax writes them, one of them in chunks."""
     tree: dict[str, Any] = {}
     for name, array in arrays.items():
         *parents, leaf = name.split(".")
@@ -296,7 +296,7 @@ def safetensors_of(header: bytes, content: bytes) -> bytes:
 
 
 def some_safetensors(rng: np.random.Generator) -> bytes:
-    """Where the header is changed, its length mostly says so, or nothing else in it would be looked at."""
+    """After a change of the header, its length is mostly corrected, as otherwise nothing else would be read."""
     header = some_json(HEADER, rng)
     content = len(header).to_bytes(8, "little") + header + NUMBERS
     return content if rng.random() < 0.7 else changed_bytes(content, PIECES, rng)
@@ -311,7 +311,7 @@ def some_json(fields: Mapping[str, Any], rng: np.random.Generator) -> bytes:
 
 
 def by_msgpack(content: bytes) -> Arrays:
-    """The arrays of a file, by the msgpack library, and Flax's description of its extensions."""
+    """The arrays of a file by the msgpack library, with Flax's extension types."""
 
     def array(code: int, data: bytes) -> np.ndarray:
         assert code in (1, 3)
@@ -333,12 +333,12 @@ def by_msgpack(content: bytes) -> Arrays:
 
 
 def by_safetensors(content: bytes) -> Arrays | None:
-    """The arrays of a file, by the safetensors library, or nothing if it refuses the file."""
+    """The arrays of a file by the safetensors library; `None` if it refuses the file."""
     try:
         found = deserialize(content)
     except SafetensorError:
         return None
-    # A dtype that NumPy has not is no matter: such a file is refused here.
+    # Files with a dtype that NumPy does not have are refused by ours.
     return {
         name: np.frombuffer(entry["data"], dtype_of(DTYPES[entry["dtype"]])).reshape(entry["shape"])
         for name, entry in found
@@ -370,7 +370,7 @@ def check_json(path: Path, outcomes: Outcomes) -> None:
 
 
 def check_index(path: Path, outcomes: Outcomes) -> None:
-    heads = outcomes.of(read_heads, path)
+    heads = outcomes.of(read_arrays, path)
     if heads is not None:
         read_all(heads, sum(file.stat().st_size for file in path.parent.iterdir()))
 
@@ -403,7 +403,7 @@ def test_json(count: int, tmp_path: Path) -> None:
 
 @few(200, 2500)
 def test_index(count: int, tmp_path: Path) -> None:
-    """An index, and its shards of either format, of which one is changed."""
+    """An index and two shards of either format. One of the three is changed."""
     rng, outcomes = np.random.default_rng(count), Outcomes()
     for turn in range(count):
         suffix = ("safetensors", "msgpack")[turn % 2]
@@ -437,14 +437,14 @@ NAMES_OF_FILES = [
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The least that can be converted, with all that a conversion reads."""
+    """The smallest checkpoint that has every file that a conversion reads."""
     folder = tmp_path_factory.mktemp("checkpoint")
     sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim"), 2) | dict.fromkeys(
         ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads"), 1
     )
     config = BartConfig(vocab_size=5, max_position_embeddings=4, **sizes)
     (folder / "config.json").write_text(json.dumps({"architectures": ["BartForCausalLM"]} | config.to_dict()))
-    write_file(folder / "model.safetensors", randomised(parameter_shapes("BartForCausalLM", config)))
+    write_file(folder / "model.safetensors", randomised(parameter_shapes(ARCHITECTURES["BartForCausalLM"], config)))
     (folder / "generation_config.json").write_text(
         json.dumps({"max_length": 9, "num_beams": 2, "bad_words_ids": [[3]], "forced_eos_token_id": 2})
     )
@@ -455,7 +455,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @few(30, 800)
 def test_conversion(count: int, checkpoint: Path, tmp_path: Path) -> None:
-    """What is refused leaves nothing; what is converted loads."""
+    """A refused source leaves no files; a converted one can be read."""
     rng, outcomes = np.random.default_rng(count), Outcomes()
     shutil.copytree(checkpoint, tmp_path / "source")
     target = tmp_path / "target"

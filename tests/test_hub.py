@@ -1,7 +1,7 @@
-"""The Hub client itself, against a small Hub on this machine (`hub_server.py`): what is asked for, what comes of it,
-and what is said of what is wrong, in one line, with nothing written.
+"""The real Hub client against a small local Hub (`hub_server.py`): which files are requested, what is converted, and
+errors in one line with nothing written.
 
-The client reads its settings when it is imported, so each conversion is a process of its own, as a user's is.
+The client reads its settings when it is imported, so each conversion runs in a process of its own.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from bart_eqx.checkpoint.flax_msgpack import read_msgpack
-from bart_eqx.checkpoint.hub import _remember
+from bart_eqx.checkpoint.formats.msgpack import read_msgpack
+from bart_eqx.checkpoint.hub import _record_revision
 from bart_eqx.convert import convert
 from hub_server import (
     Act,
@@ -57,12 +57,12 @@ WITHOUT_TORCH = pytest.mark.skipif(importlib.util.find_spec("torch") is not None
 
 @dataclasses.dataclass
 class Machine:
-    """A user's: a cache, a folder to write, and an address where the Hub should be."""
+    """A user's machine: a cache, a folder to write, and the address of the Hub."""
 
     folder: Path
     endpoint: str
     patience: float = 30
-    """Seconds in which everything must be done, or have failed."""
+    """Seconds until a process must have ended."""
 
     @property
     def target(self) -> Path:
@@ -73,7 +73,7 @@ class Machine:
         return self.folder / "home" / "hub"
 
     def environment(self, settings: dict[str, str]) -> dict[str, str]:
-        """That of these tests, without what would lead the client elsewhere."""
+        """The environment of these tests, without variables that change the client's behaviour."""
         elsewhere = ("hf_", "huggingface_", "transformers_offline")
         inherited = {
             name: value
@@ -98,16 +98,16 @@ class Machine:
         return self.run("-m", "bart_eqx.convert", source, "-o", str(self.target), *options, **settings)
 
     def converted(self, source: str, *options: str, says: str = "", **settings: str) -> dict[str, Any]:
-        """Convert, and take the target away again.
+        """Convert, read the target, and remove it.
 
         Args:
             source: As the command takes it.
-            options: The command's.
-            says: A part of what stands on stderr; by default nothing may.
-            settings: Variables of the environment.
+            options: Of the command.
+            says: A part of stderr, which must be empty by default.
+            settings: Environment variables.
 
         Returns:
-            conversion.json, and under `files` the contents of the others.
+            conversion.json, with the contents of the other files under `files`.
         """
         done = self.convert(source, *options, **settings)
         assert done.returncode == 0, done.stderr
@@ -119,7 +119,7 @@ class Machine:
         return record
 
     def refused(self, source: str, *options: str, noisy: bool = False, **settings: str) -> str:
-        """What the one line says. `noisy`: the client itself may tell of its attempts before it."""
+        """The error line. With `noisy`, the client may print its attempts before it."""
         done = self.convert(source, *options, **settings)
         lines = done.stderr.splitlines()
         assert done.returncode == 2, done.stderr
@@ -132,25 +132,25 @@ class Machine:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Of all files that a source decides: the model card names the source, and the record does."""
+    """The files that depend only on the source's contents: not the record and the model card, which name the source."""
     return {
         path.name: path.read_bytes() for path in folder.iterdir() if path.name not in ("README.md", "conversion.json")
     }
 
 
 def expected(source: Path, scratch: Path) -> dict[str, bytes]:
-    """What a conversion of the same files from a folder gives."""
+    """The result of converting the same files from a folder."""
     convert(source, scratch / "expected", overwrite=True)
     return contents(scratch / "expected")
 
 
 def assert_no_names_in(message: str) -> None:
-    """The name was right, and others would lead astray."""
+    """The name was right: no other may be suggested."""
     assert "Did you mean" not in message and "Short names" not in message
 
 
 def repository(folder: Path, *references: str, without: tuple[str, ...] = ()) -> Path:
-    """A folder of a Hub, of the files of some references, with a tokenizer and what a Hub has besides."""
+    """A repository's folder: the files of some references, a tokenizer, and files that must not be requested."""
     folder.mkdir(parents=True)
     for reference in references:
         shutil.copytree(REFERENCES / reference, folder, dirs_exist_ok=True)
@@ -176,7 +176,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Another commit of it: each file that is needed has other contents, and config.json has the same size."""
+    """Another commit of it: each needed file has other contents, and config.json the same size."""
     folder = tmp_path_factory.mktemp("other") / "repository"
     shutil.copytree(base, folder)
     config = json.loads((base / "config.json").read_text())
@@ -204,14 +204,14 @@ def machine(hub: Hub, tmp_path: Path) -> Machine:
 
 @pytest.fixture
 def nobody() -> Iterator[str]:
-    """An address where nobody listens, and nobody else comes to meanwhile."""
+    """An address on which nothing listens, reserved for the test."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
 def test_a_short_name(hub: Hub, machine: Machine, base: Path, tmp_path: Path) -> None:
-    """Of four formats one is downloaded, each file once, and the record says what it was."""
+    """One of four formats is downloaded, each file once, and recorded."""
     record = machine.converted("bart-base")
     assert hub.downloads() == NEEDED
     assert hub.requests.count(f"GET /api/models/{BASE}") == 1
@@ -224,7 +224,7 @@ def test_a_short_name(hub: Hub, machine: Machine, base: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_real_size(machine: Machine, tmp_path: Path) -> None:
-    """558 MB in at most 1.3 times as much memory, and the rest of a download that breaks off is asked for alone."""
+    """558 MB in at most 1.3 times as much memory; an interrupted download continues where it stopped."""
     spec = importlib.util.spec_from_file_location("benchmark_of_convert", BENCHMARK)
     assert spec is not None and spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)
@@ -253,11 +253,11 @@ def test_real_size(machine: Machine, tmp_path: Path) -> None:
 
 
 def test_a_cache_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it does not remember is asked for again."""
+    """A revision that cannot be recorded is resolved again."""
     snapshot = tmp_path / "models--a--b/snapshots" / ("c" * 40)
     ref = tmp_path / "models--a--b/refs/main"
     snapshot.mkdir(parents=True)
-    _remember(snapshot, "main")
+    _record_revision(snapshot, "main")
     assert ref.read_text() == "c" * 40
     replaced: list[Any] = []
 
@@ -266,15 +266,15 @@ def test_a_cache_that_may_only_be_read(tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(os, "replace", refuse)
-    _remember(snapshot, "main")  # which it knows
+    _record_revision(snapshot, "main")  # which it knows
     assert not replaced
-    _remember(snapshot.with_name("d" * 40), "main")
+    _record_revision(snapshot.with_name("d" * 40), "main")
     assert replaced and ref.read_text() == "c" * 40
 
 
 class TestWithoutTheHub:
     def test_all_of_it_in_the_cache(self, hub: Hub, machine: Machine, nobody: str) -> None:
-        """Offline it is what was asked for, and no news; else somebody should know that it may be old."""
+        """Without a warning if offline mode was requested; with one if the Hub is unreachable, as files may be old."""
         record = machine.converted("bart-base")
         hub.requests.clear()
         assert machine.converted("bart-base", HF_HUB_OFFLINE="1") == record
@@ -285,7 +285,7 @@ class TestWithoutTheHub:
 
     @pytest.mark.parametrize("how", ["offline", "nobody", "silence", "page", "another service"])
     def test_nothing_in_the_cache(self, how: str, hub: Hub, machine: Machine, nobody: str) -> None:
-        """Settings are most often the reason, and a client that waits for ever would say nothing."""
+        """The error names the settings that are most often the reason, and the client does not wait forever."""
         hub.fault(ANY, {"page": page(), "another service": said(b'{"status": "ok"}')}.get(how, silence()))
         machine.endpoint = nobody if how == "nobody" else hub.url
         message = machine.refused("bart-base", HF_HUB_OFFLINE=str(int(how == "offline")))
@@ -293,7 +293,7 @@ class TestWithoutTheHub:
             assert part in message
 
     def test_a_part_of_it_in_the_cache(self, hub: Hub, machine: Machine, base: Path, tmp_path: Path) -> None:
-        """A download that breaks off again and again leaves nothing but the files that are whole, and they are used."""
+        """An interrupted download leaves only complete files, which the next one uses."""
         hub.fault(WEIGHTS, broken_off(6000))
         message = machine.refused("bart-base", noisy=True)
         for part in (BASE, "Run it again", "in the cache"):
@@ -334,14 +334,14 @@ class TestRefusals:
             pytest.param(
                 BASE,
                 (FILES, refusing(403, "GatedRepo", "Access to this model is restricted.")),
-                [f"'{BASE}' is gated", "ask for access", "hf auth login"],
+                [f"'{BASE}' is gated", "request access", "hf auth login"],
                 id="gated",
             ),
             pytest.param(BASE, (ANY, disabled()), [f"'{BASE}' is disabled"], id="disabled"),
             pytest.param(
                 BASE,
                 (r"HEAD .*/flax_model\.msgpack", refusing(404, "EntryNotFound", "Entry not found")),
-                [f"'{BASE}' lists a file that the Hub does not have"],
+                [f"'{BASE}' lists a file that is not on the Hub"],
                 id="listed only",
             ),
             pytest.param(
@@ -381,10 +381,10 @@ class TestRefusals:
         assert hub.downloads() == []
 
     def test_no_room(self, hub: Hub, machine: Machine) -> None:
-        """Found out before gigabytes are downloaded."""
+        """Checked before the download."""
         hub.sizes["flax_model.msgpack"] = 10**15
         message = machine.refused("bart-base")
-        for part in ("1,000,000,000,", "there is room for", str(machine.cache), "HF_HOME"):
+        for part in ("1,000,000,000,", "are free under", str(machine.cache), "HF_HOME"):
             assert part in message
         assert hub.downloads() == ["config.json"]
 
@@ -396,7 +396,7 @@ class TestRefusals:
         ],
     )
     def test_formats_that_are_not_read(self, name: str, parts: list[str], tmp_path: Path, machine: Machine) -> None:
-        """Nobody waits for a download that is of no use."""
+        """Refused before the download."""
         others = [other for other in OTHERS if other != name]
         folder = repository(tmp_path / "repository", "flax-msgpack", without=("flax_model.msgpack", *others))
         with Hub({"some/body": {"main": folder}}) as hub:
@@ -420,7 +420,7 @@ class TestRefusals:
 def test_addresses_and_revisions(
     address: str, options: list[str], machine: Machine, base: Path, other: Path, tmp_path: Path
 ) -> None:
-    """A commit, a tag, and a branch with slashes in its name, which is what the refusals above recommend."""
+    """A commit, a tag, and a branch with slashes in its name, as the errors recommend."""
     options = [option.format(commit=commit_of(other)) for option in options]
     with Hub({BASE: {"main": base, "v1.0": other, "refs/pr/1": other}}) as hub:
         machine.endpoint = hub.url
@@ -441,7 +441,7 @@ def test_addresses_and_revisions(
     ids=["after the listing", "within the first file", "after the first file"],
 )
 def test_a_revision_that_moves(when: str, machine: Machine, base: Path, other: Path, tmp_path: Path) -> None:
-    """Somebody pushes meanwhile: all is of the commit that it was, or all of the one that it is, and the cache too."""
+    """Someone pushes during the download: all files are of the old commit or all of the new one, in the cache too."""
     with Hub({BASE: {"main": base, "next": other}}) as hub:
         machine.endpoint = hub.url
         hub.fault(when, moving(BASE, "main", "next"), times=1)
@@ -455,7 +455,7 @@ def test_a_revision_that_moves(when: str, machine: Machine, base: Path, other: P
 
 
 def test_a_connection_that_breaks_once(hub: Hub, machine: Machine, base: Path, tmp_path: Path) -> None:
-    """The client takes it up again by itself; one before version 2 may leave that to the next run."""
+    """The client resumes by itself; before version 2 it may need the next run."""
     hub.fault(WEIGHTS, broken_off(6000), times=1)
     done = machine.convert("bart-base")
     if int(huggingface_hub.__version__.partition(".")[0]) >= 2:
@@ -468,7 +468,7 @@ def test_a_connection_that_breaks_once(hub: Hub, machine: Machine, base: Path, t
 
 @pytest.mark.parametrize("prefer", ["flax", "safetensors"])
 def test_shards(prefer: str, tmp_path: Path, machine: Machine) -> None:
-    """Those of the format that is read, and the index before them."""
+    """Only the shards of the format that is read are downloaded, after their index."""
     folder = repository(tmp_path / "repository", "flax-msgpack-sharded", "converted")
     shards = [f"flax_model-0000{i}-of-00003.msgpack" for i in (1, 2, 3)]
     files = {"flax": [*shards, "flax_model.msgpack.index.json"], "safetensors": ["model.safetensors"]}[prefer]
@@ -481,7 +481,7 @@ def test_shards(prefer: str, tmp_path: Path, machine: Machine) -> None:
 
 
 def test_a_subfolder(tmp_path: Path, machine: Machine, base: Path) -> None:
-    """Of a repository whose own folder has another model."""
+    """In a repository with another model at its root."""
     shutil.copytree(base, tmp_path / "repository")
     repository(tmp_path / "repository" / "heads" / "classifier", "torch-classifier-sharded")
     with Hub({BASE: {"main": tmp_path / "repository"}}) as hub:
@@ -496,7 +496,7 @@ def test_a_subfolder(tmp_path: Path, machine: Machine, base: Path) -> None:
 
 
 def test_from_pretrained(hub: Hub, machine: Machine, base: Path, tmp_path: Path) -> None:
-    """The same sources, by the same way."""
+    """It takes the same sources, and downloads them in the same way."""
     program = "import bart_eqx, sys; bart_eqx.save_pretrained(bart_eqx.from_pretrained('bart-base'), sys.argv[1])"
     done = machine.run("-c", program, str(machine.target))
     assert (done.returncode, done.stderr) == (0, "")

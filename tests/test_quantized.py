@@ -115,7 +115,7 @@ class TestQuantize:
 
     @pytest.mark.slow
     def test_the_demo_still_spells(self) -> None:
-        model = bart_eqx.from_pretrained("demo")
+        model = bart_eqx.from_pretrained("demo", bart_eqx.BartForConditionalGeneration)
         small = bart_eqx.quantize(model)
         ids = np.array([[0, *(20 + np.array(digits)), 2] for digits in np.ndindex(10, 10, 2)])
         for num_beams in (1, 4):
@@ -130,7 +130,7 @@ class TestQuantize:
         bart_eqx.save_pretrained(small, tmp_path)
         loaded = bart_eqx.from_pretrained(tmp_path)
         assert eqx.tree_equal(loaded, small)
-        half = bart_eqx.from_pretrained(tmp_path, dtype=jnp.bfloat16)
+        half: Any = bart_eqx.from_pretrained(tmp_path, dtype=jnp.bfloat16)
         assert half.model.shared.weight.dtype == jnp.int8 and half.model.shared.weight_scale.dtype == jnp.bfloat16
         other = bart_eqx.from_pretrained(tmp_path, bart_eqx.BartForSequenceClassification, key=jax.random.key(0))
         assert isinstance(other.classification_head.dense, QuantizedLinear)

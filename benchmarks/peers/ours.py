@@ -20,7 +20,7 @@ def exactly(new: int) -> dict[str, Any]:
 class Peer:
     def __init__(self, folder: Path, variant: str):
         dtype = jnp.bfloat16 if variant == "bfloat16" else jnp.float32
-        self.model = bart_eqx.from_pretrained(folder / "pytorch", dtype=dtype)
+        self.model = bart_eqx.from_pretrained(folder / "pytorch", bart_eqx.BartForConditionalGeneration, dtype=dtype)
         if variant == "int8":
             self.model = bart_eqx.quantize(self.model)
         self.versions = {"jax": jax.__version__, "equinox": eqx.__version__, "device": jax.devices()[0].device_kind}

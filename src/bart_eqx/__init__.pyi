@@ -1,7 +1,7 @@
 from . import kernels as kernels, training as training
 from .checkpoint.errors import CheckpointError as CheckpointError
-from .checkpoint.folder import from_pretrained as from_pretrained, save_pretrained as save_pretrained
-from .checkpoint.pytree import from_flax as from_flax, to_flax as to_flax
+from .checkpoint.load import from_flax as from_flax, from_pretrained as from_pretrained
+from .checkpoint.save import save_pretrained as save_pretrained, to_flax as to_flax
 from .config import BartConfig as BartConfig
 from .generation.generate import GenerationResult as GenerationResult, generate as generate, stream as stream
 from .generation_config import GenerationConfig as GenerationConfig

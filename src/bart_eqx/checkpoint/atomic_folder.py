@@ -1,8 +1,8 @@
-"""Folders that appear whole or not at all.
+"""Folders that appear complete or not at all.
 
-Everything is written into a hidden sibling, down to the disk, and takes its name by one rename; where a folder of that
-name is, the two are exchanged in one step, and the old one is removed after that. Whoever opens the name finds the old
-folder or the new one, at every moment, whatever happens to the process or the machine.
+Files are written into a hidden sibling folder and flushed to the disk; then it is renamed. If the name is taken, the
+two folders are exchanged in one step, and the old one is removed. At every moment the name refers to the old folder or
+to the new one, complete, whatever happens to the process or the machine.
 """
 
 import contextlib
@@ -20,112 +20,123 @@ from .errors import TargetError
 
 
 _HIDDEN = (".bart_eqx-", ".partial")
-_YOUNG = 60  # seconds; time enough to be locked by whoever makes it
+_YOUNG = 60  # seconds; by then its process has locked it
 _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # linux/fs.h, fcntl.h
 
 
 def check_target(target: Path, *, overwrite: bool, replaceable: Collection[str], source: Path | None = None) -> Path:
-    """Find out, before anything is downloaded or written, whether `target` can be made.
+    """Check that `target` can be written, before anything is downloaded or written.
 
     Args:
-        target: The folder to make.
-        overwrite: Whether it may replace one of the same name.
-        replaceable: Names of the only files that may be lost with that one.
-        source: A folder that must not be touched.
+        target: The folder to write.
+        overwrite: Whether it may replace a folder of this name.
+        replaceable: The only files that this folder may hold then.
+        source: A folder that must stay unchanged.
 
     Returns:
-        The folder, where it really is.
+        The target, with links resolved.
 
     Raises:
-        TargetError: if it exists, or has files of another kind, or is the source, or cannot be written.
+        TargetError: if the target exists and may not be replaced, is or contains the source, or cannot be written.
     """
     try:
         target = target.expanduser().resolve()
         exists = target.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # a name too long; a loop of links; nobody's home; a zero byte
-        raise TargetError(f"{str(target)!r:.200} cannot be a folder ({error}): take another with -o.") from None
+    except (OSError, RuntimeError, ValueError) as error:  # a long name, a loop of links, an unknown user, a null byte
+        raise TargetError(
+            f"{str(target)!r:.200} is not a valid path ({error}): choose another folder with -o."
+        ) from None
     if source is not None and exists and (target.samefile(source) or source.resolve().is_relative_to(target)):
-        raise TargetError(f"{target} is the source itself, or holds it: take another folder with -o.")
+        raise TargetError(f"{target} is the source or contains it: choose another folder with -o.")
     if exists and not target.is_dir():
-        raise TargetError(f"{target} is a file, and a folder is to be written: take another with -o.")
+        raise TargetError(f"{target} is a file: choose another folder with -o.")
     if exists and not overwrite:
-        raise TargetError(f"{target} exists: take another folder with -o, or --overwrite.")
+        raise TargetError(f"{target} exists: choose another folder with -o, or replace it with --overwrite.")
     if exists:
         _check_replaceable(target, target, replaceable)
         if Path.cwd().is_relative_to(target) or os.path.ismount(target):
-            raise TargetError(f"{target} is where you are, or a disk of its own: take another folder with -o.")
+            raise TargetError(
+                f"{target} holds the current directory, or is a mount point: choose another folder with -o."
+            )
     parent = next(folder for folder in target.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise TargetError(f"Nothing may be written in {parent}: take a folder elsewhere, or see to its permissions.")
+        raise TargetError(f"{parent} is not writable: choose a folder elsewhere with -o, or change its permissions.")
     if len(os.fsencode(target.name)) > 255:
-        raise TargetError(f"{target.name[:40]!r}... is longer than a name may be: take another folder with -o.")
+        raise TargetError(f"{target.name[:40]!r}... is longer than 255 bytes: choose another folder with -o.")
     return target
 
 
 def _check_replaceable(folder: Path, name: Path, replaceable: Collection[str]) -> None:
+    """Check that `folder`, called `name` in messages, holds only files that may be replaced."""
     try:
         others = sorted(entry.name for entry in folder.iterdir() if entry.name not in replaceable)
     except OSError as error:
-        raise TargetError(f"{name} cannot be looked into ({error.strerror}): take another folder with -o.") from None
+        raise TargetError(f"{name} cannot be listed ({error.strerror}): choose another folder with -o.") from None
     if others:
         raise TargetError(
-            f"{name} holds what no conversion writes, and would be lost: {', '.join(map(repr, others[:5]))}"
-            f"{', ...' if len(others) > 5 else ''}. Take another folder with -o, or remove them."
+            f"{name} holds files that no conversion writes: {', '.join(map(repr, others[:5]))}"
+            f"{', ...' if len(others) > 5 else ''}. Choose another folder with -o, or remove them."
         )
 
 
-def check_room(folder: Path, wanted: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+def check_space(folder: Path, wanted: int) -> None:
+    """Check that the disk of `folder`, which need not exist yet, has `wanted` bytes free.
 
     Raises:
-        TargetError: if `wanted` bytes are more than are free where `folder` is to be.
+        TargetError: if it has not.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if wanted > free:
-        raise TargetError(f"{folder} needs {wanted:,} bytes, and {free:,} are free: make room, or take another disk.")
+        raise TargetError(
+            f"{folder} needs {wanted:,} bytes, and {free:,} are free: free some space, or choose another disk."
+        )
 
 
 @contextlib.contextmanager
 def atomic_folder(target: Path, *, replaceable: Collection[str] | None = None) -> Iterator[Path]:
-    """A folder to write into, which becomes `target` when the block ends. If it fails, nothing is left of it.
+    """A folder to write into, which becomes `target` at the end of the block. If the block fails, it is removed.
 
     Args:
-        target: The folder to make.
-        replaceable: Names of the only files that may be lost with one of the same name; without, none is replaced.
+        target: The folder to write.
+        replaceable: The only files that an existing `target` may hold when it is replaced; `None` if it may not be.
 
     Raises:
-        TargetError: if it cannot be written, or `target` is not what may be replaced by then.
+        TargetError: if the folder cannot be written, or `target` exists by then and may not be replaced.
     """
     with contextlib.ExitStack() as stack:
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = stack.enter_context(hidden_folder(target.parent))
         except OSError as error:
-            raise TargetError(f"{target} cannot be made ({error.strerror}): take a folder elsewhere with -o.") from None
+            raise TargetError(
+                f"{target} cannot be created ({error.strerror}): choose a folder elsewhere with -o."
+            ) from None
         try:
             yield partial
         except OSError as error:
             raise TargetError(
-                f"{target} cannot be written ({error.strerror}): make room, or take another disk. "
-                + ("The folder that is there is as it was." if target.exists() else "Nothing is left of it.")
+                f"{target} cannot be written ({error.strerror}): free some space, or choose another disk. "
+                + ("The existing folder is unchanged." if target.exists() else "Nothing was left behind.")
             ) from error
         try:
             if target.exists():
                 shutil.copymode(target, partial)
             _sync(partial)
-            _publish(partial, target, replaceable)  # what is hidden, and removed, from here on is the old folder
+            _publish(partial, target, replaceable)  # from here on, `partial` is the old folder, which is removed
             _sync(target.parent)
         except OSError as error:
-            raise TargetError(f"{target} cannot be made ({error.strerror}): take another folder with -o.") from error
+            raise TargetError(
+                f"{target} cannot be created ({error.strerror}): choose another folder with -o."
+            ) from error
 
 
 @contextlib.contextmanager
 def hidden_folder(parent: Path) -> Iterator[Path]:
-    """A folder to write into, which is gone when the block ends; if the process is killed, when the next such begins.
+    """A folder in `parent` to write into, removed at the end of the block; after a kill, by the next such block.
 
     Raises:
-        OSError: if it cannot be made.
+        OSError: if it cannot be created.
     """
     sweep(parent)
     folder = parent / f"{uuid.uuid4().hex[:8]}".join(_HIDDEN)
@@ -148,19 +159,21 @@ def _publish(partial: Path, target: Path, replaceable: Collection[str] | None) -
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
             if replaceable is None or not target.is_dir():
-                raise TargetError(f"{target} was made by somebody else meanwhile, and is left as it is.") from None
+                raise TargetError(
+                    f"{target} was created by another process meanwhile, and is left unchanged."
+                ) from None
     if not target.is_dir():
-        raise TargetError(f"{target} has become a file meanwhile, and is left as it is.")
+        raise TargetError(f"{target} was replaced by a file meanwhile, and is left unchanged.")
     _exchange(partial, target)
     try:
-        _check_replaceable(partial, target, replaceable)  # again: somebody may have put something there meanwhile
+        _check_replaceable(partial, target, replaceable)  # again: other files may have appeared meanwhile
     except TargetError:
         _exchange(partial, target)
         raise
 
 
 def _exchange(one: Path, other: Path) -> None:
-    """Give each of two folders the other's name, in one step where the system can (Linux), else in three."""
+    """Exchange the names of two folders: in one step on Linux, in three renames elsewhere."""
     if sys.platform == "linux":
         renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         if renameat2 is not None:
@@ -178,7 +191,7 @@ def _exchange(one: Path, other: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Have the names in a folder on the disk. (Windows has no such call, and needs none.)"""
+    """Flush the entries of a folder to the disk. (Windows has no such call, and needs none.)"""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -188,12 +201,12 @@ def _sync(folder: Path) -> None:
 
 
 def sweep(parent: Path) -> None:
-    """Remove what processes that were killed have left here. Those that live hold a lock on theirs."""
+    """Remove the hidden folders of killed processes. A live process holds a lock on its own."""
     for entry in parent.iterdir():
         if entry.name.startswith(_HIDDEN[0]) and entry.name.endswith(_HIDDEN[1]):
             try:
                 lock = None if time.time() - entry.stat().st_mtime < _YOUNG else _lock(entry)
-            except OSError:  # of somebody who lives, or somebody else's
+            except OSError:  # locked by a live process, or owned by another user
                 continue
             if lock is not None:
                 shutil.rmtree(entry, ignore_errors=True)
@@ -201,7 +214,7 @@ def sweep(parent: Path) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """A lock on a folder, which ends with the process. `None` where there are none, and then nothing is swept."""
+    """A lock on a folder that ends with the process; `None` where there are no locks, and nothing is swept."""
     if os.name != "posix":
         return None
     import fcntl

@@ -1,12 +1,12 @@
-"""The token embedding: one array under any of four names, or three arrays.
+"""The token embedding: in a checkpoint, one table under any of four names, or three tables.
 
-| `tie_word_embeddings` | who wrote it | what the names hold |
+| `tie_word_embeddings` | written by | what the names hold |
 |---|---|---|
-| true | everybody | one table, which `lm_head` is too; any one of the names, or several, with the same numbers |
-| false | transformers 4, and Flax | one table, and `lm_head` apart |
+| true | everybody | one table, which is `lm_head` too; under one of the names or several, with equal values |
+| false | transformers 4, and Flax | one table, and `lm_head` of its own |
 | false | transformers 5 | `shared`, which nothing reads, the encoder's and the decoder's table, and `lm_head` |
 
-Copies that are equal become one leaf. Those that differ are kept apart, and used as transformers 5 uses them.
+Equal copies become one leaf. Tables that differ are kept, and used as transformers 5 uses them.
 """
 
 import dataclasses
@@ -15,9 +15,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from .errors import MismatchError
-from .stored import StoredArray, equal
+from .formats.lazy_array import LazyArray, equal
 
 
+SIDES = ("encoder", "decoder")
 SHARED = "shared.weight"
 TABLES = (SHARED, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 HEAD = "lm_head.weight"
@@ -25,67 +26,68 @@ HEAD = "lm_head.weight"
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """The arrays of a checkpoint, of which none is the token embedding twice."""
-
-    arrays: dict[str, StoredArray]
-    found: tuple[str, ...]
-    """The names under which the checkpoint has tables."""
-    own: tuple[str, ...]
-    """The sides that have a table of their own, "encoder" or "decoder"."""
-
-
-def resolve(arrays: Mapping[str, StoredArray], *, tied: bool, alone: bool) -> Tables:
-    """Find the tables among arrays with bare names.
+    """The arrays of a checkpoint, with each token table under one name only.
 
     Args:
-        arrays: All arrays of the checkpoint.
+        arrays: All arrays of the checkpoint, by bare names.
+        found: The names under which the checkpoint has token tables.
+        own: The sides, `"encoder"` or `"decoder"`, with a table that differs from the shared one.
+    """
+
+    arrays: dict[str, LazyArray]
+    found: tuple[str, ...]
+    own: tuple[str, ...]
+
+
+def resolve_tables(arrays: Mapping[str, LazyArray], *, tied: bool, decoder_only: bool) -> Tables:
+    """Find the token tables of a checkpoint, and drop copies.
+
+    Args:
+        arrays: All arrays of the checkpoint, by bare names.
         tied: The configuration's `tie_word_embeddings`.
-        alone: Whether they are for a decoder that stands alone, whose table is `decoder.embed_tokens`.
+        decoder_only: Whether the model has no encoder, so that its table is `decoder.embed_tokens`.
 
     Raises:
-        MismatchError: if the head is tied, and copies of the table differ.
+        MismatchError: if the head is tied and copies of the table differ.
     """
     candidates = (*TABLES, HEAD) if tied else TABLES
     found = tuple(name for name in candidates if name in arrays)
     if not found:
         return Tables(dict(arrays), (), ())
-    first = TABLES[2] if alone and TABLES[2] in found else found[0]
+    first = TABLES[2] if decoder_only and TABLES[2] in found else found[0]
     different = [name for name in found if not _same(arrays, name, first)]
     if tied and different:
         raise MismatchError(
-            f"`{different[0]}` is the token embedding once more, with other numbers than `{first}` "
-            f"({arrays[different[0]].shape} and {arrays[first].shape}): config.json ties them "
-            "(tie_word_embeddings=true), so that only one can be right. Remove the other, or untie them."
+            f"`{different[0]}` and `{first}` must be equal, since config.json says tie_word_embeddings=true. Their "
+            f"values differ, with shapes {arrays[different[0]].shape} and {arrays[first].shape}: remove the wrong one, "
+            "or untie them."
         )
-    kept = {name: array for name, array in arrays.items() if not _is_of(name, found)}
-    kept |= _renamed(arrays, first, TABLES[2] if alone else SHARED)
-    sides = () if alone else tuple(name for name in TABLES[1:] if name in different)
+    kept = {name: array for name, array in arrays.items() if name.removesuffix("_scale") not in found}
+    kept |= _renamed(arrays, first, TABLES[2] if decoder_only else SHARED)
+    sides = () if decoder_only else tuple(name for name in TABLES[1:] if name in different)
     for name in sides:
         kept |= _renamed(arrays, name, name)
     return Tables(kept, found, tuple(name.partition(".")[0] for name in sides))
 
 
-def _same(arrays: Mapping[str, StoredArray], one: str, other: str) -> bool:
+def _same(arrays: Mapping[str, LazyArray], one: str, other: str) -> bool:
     scales = [arrays.get(f"{name}_scale", _NO_SCALE) for name in (one, other)]
     return one == other or (equal(arrays[one], arrays[other]) and equal(*scales))
 
 
-_NO_SCALE = StoredArray((0,), np.dtype(np.float32), lambda: np.empty(0, np.float32))  # only int8 weights have one
+_NO_SCALE = LazyArray((0,), np.dtype(np.float32), lambda: np.empty(0, np.float32))  # only int8 weights have one
 
 
-def _is_of(name: str, tables: tuple[str, ...]) -> bool:
-    return name.removesuffix("_scale") in tables
-
-
-def _renamed(arrays: Mapping[str, StoredArray], old: str, new: str) -> dict[str, StoredArray]:
+def _renamed(arrays: Mapping[str, LazyArray], old: str, new: str) -> dict[str, LazyArray]:
+    """A table under another name, with its scale if it is int8."""
     return {new + suffix: arrays[old + suffix] for suffix in ("", "_scale") if old + suffix in arrays}
 
 
-def with_copies(tensors: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
-    """The shared table under the names of both sides too, where they have none of their own.
+def with_copies(tensors: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
+    """`tensors`, with the shared table copied to each side that has no table of its own.
 
-    Of a model with `tie_word_embeddings=False`, transformers 5 reads three tables, and draws at random those that it
-    does not find.
+    For `tie_word_embeddings=False`, transformers 5 reads three tables, and initialises those that are missing at
+    random.
     """
     every = dict(tensors)
     for name in tensors:

@@ -1,58 +1,62 @@
-"""What can be wrong with a checkpoint: one type of error for each kind, all of them `CheckpointError`.
+"""Errors of reading and writing checkpoints: one subclass of `CheckpointError` for each kind.
 
-Each message is one line. It names the file, what was expected of it, what was found, and what to do.
+Every message is one line: the file, what was expected, what was found, and what to do.
 """
 
-_LONGEST = 10_000  # characters: a message names what is missing, and a file may make that endless
+_MAX_LENGTH = 10_000  # characters: a message lists names, and a damaged file can hold any number of them
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read or written as asked."""
+    """A checkpoint cannot be read or written as requested.
+
+    Args:
+        message: One line. Control characters are escaped, and a very long message is cut.
+    """
 
     def __init__(self, message: str):
-        super().__init__(printable(message if len(message) <= _LONGEST else f"{message[:_LONGEST]} ..."))
+        super().__init__(printable(message if len(message) <= _MAX_LENGTH else f"{message[:_MAX_LENGTH]} ..."))
 
 
 def printable(text: str) -> str:
-    """One line: names come from files, and some are made to play with the terminal that shows them."""
+    """`text` with non-printable characters escaped. Names come from untrusted files and may hold terminal commands."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class SourceNotFoundError(CheckpointError):
-    """There is no such folder, file, repository, revision or subfolder."""
+    """The folder, file, repository, revision or subfolder does not exist."""
 
 
 class AccessError(CheckpointError):
-    """It exists, and may not be read: a private, gated or disabled repository, or a file of somebody else's."""
+    """It exists and cannot be read: a private, gated or disabled repository, or a file without read permission."""
 
 
 class DownloadError(CheckpointError):
-    """The Hub cannot be reached, or sends something else than was asked for; nothing in the cache stands in."""
+    """The Hub is unreachable or sent something invalid, and the local cache is incomplete."""
 
 
 class DamagedFileError(CheckpointError):
-    """A file is not what its name says, or not a whole one."""
+    """A file is incomplete, or is not of the format that its name says."""
 
 
 class UnsupportedCheckpointError(CheckpointError):
-    """A sound checkpoint, of another architecture or in a format that is not read here."""
+    """A valid checkpoint of another architecture, or in a format that is not read here."""
 
 
 class ConfigurationError(CheckpointError):
-    """config.json or generation_config.json contradicts itself, or asks for what is not implemented."""
+    """config.json or generation_config.json contradicts itself, or asks for something that is not implemented."""
 
 
 class MismatchError(CheckpointError):
-    """The weights are not those of a model of this configuration: names, shapes, dtypes, or copies that differ."""
+    """The weights do not fit the configuration: names, shapes, dtypes, or copies of one parameter that differ."""
 
 
 class NonFiniteError(CheckpointError):
-    """A weight is NaN or infinite, or would be in the dtype that was asked for."""
+    """A weight is NaN or infinite, or would overflow in the requested dtype."""
 
 
 class TargetError(CheckpointError):
-    """The target cannot be written: it exists, it is the source, there is no permission, or no room."""
+    """The target cannot be written: it exists, it is the source, permissions, or too little disk space."""
 
 
 class VerificationError(CheckpointError):
-    """What lies on the disk is not what was written there."""
+    """The file on disk differs from what was written."""

@@ -1,4 +1,4 @@
-"""Numbers on their way out of a file: none may be NaN or infinite, and none may become so by a cast."""
+"""Values of a checkpoint must be finite, in the file and after a cast."""
 
 import functools
 from collections.abc import Iterator
@@ -7,30 +7,33 @@ import ml_dtypes
 import numpy as np
 
 from .errors import NonFiniteError
+from .formats.lazy_array import LazyArray, is_float
 from .match import BIAS
-from .stored import StoredArray, is_float
 
 
-_BLOCK = 2**17  # elements
+_BLOCK = 2**17  # values
 
 
 def checked(
     name: str,
-    array: StoredArray,
+    array: LazyArray,
     dtype: np.dtype,
     *,
     allow_nonfinite: bool = False,
     warnings: list[str] | None = None,
-) -> StoredArray:
-    """The array as `dtype`, which raises `NonFiniteError` when it is read and a number is or becomes NaN or infinite.
+) -> LazyArray:
+    """The array cast to `dtype`. Reading it raises a `NonFiniteError` if a value is or becomes NaN or infinite.
 
-    With `allow_nonfinite`, numbers that already are pass; those that a cast would make infinite do not. Integers are
-    left as they are. A matrix of equal numbers, which no training makes but a failed upload may, is told to `warnings`.
+    Args:
+        name: Of the array, for messages.
+        array: Integer arrays are returned unchanged.
+        dtype: Floating-point.
+        allow_nonfinite: Whether values may be NaN or infinite before the cast. A finite value must stay finite.
+        warnings: Gets a message for a matrix whose values are all equal: training makes none, a failed upload may.
     """
     if not is_float(array.dtype):
         return array
-
-    return array.then(functools.partial(_check, name, dtype, allow_nonfinite, warnings), dtype)
+    return array.map(functools.partial(_check, name, dtype, allow_nonfinite, warnings), dtype)
 
 
 def _check(
@@ -41,16 +44,16 @@ def _check(
     if not finite and not allow_nonfinite:
         bad = values.size - sum(int(np.isfinite(block).sum()) for block in _blocks(values))
         raise NonFiniteError(
-            f"`{name}` has {bad:,} of {values.size:,} numbers that are NaN or infinite: no model computes with "
-            "them. Take another file, or say that you want them (`--allow-nonfinite`, `allow_nonfinite=True`)."
+            f"{bad:,} of the {values.size:,} values of `{name}` are NaN or infinite: use another file, or accept them "
+            "with `--allow-nonfinite` (`allow_nonfinite=True`)."
         )
     largest = max(-lowest, highest) if finite else _largest_finite(values)
     if largest > float(ml_dtypes.finfo(dtype).max):
-        raise NonFiniteError(
-            f"`{name}` holds {largest:.7g}, which {dtype} cannot: take bfloat16 or float32 as its dtype."
-        )
+        raise NonFiniteError(f"`{name}` holds {largest:.7g}, which overflows in {dtype}: use bfloat16 or float32.")
     if warnings is not None and values.ndim > 1 and name != BIAS and lowest == highest:
-        warnings.append(f"all {values.size:,} numbers of `{name}` are {lowest:.7g}: was it saved before it was made?")
+        warnings.append(
+            f"all {values.size:,} values of `{name}` are {lowest:.7g}: was it saved before it was initialised?"
+        )
     return values.astype(dtype, copy=False)
 
 
@@ -60,9 +63,9 @@ def _largest_finite(values: np.ndarray) -> float:
 
 
 def extrema(values: np.ndarray) -> tuple[float, float]:
-    """The smallest and the largest of some numbers; NaN, both, if any is. An empty array has zeros.
+    """The smallest and the largest value; NaN and NaN if any value is NaN; 0 and 0 for an empty array.
 
-    Makes no other array of that size: three times as fast as `isfinite` of all.
+    Allocates no array of that size: three times as fast as `isfinite` of the whole.
     """
     if not values.size:
         return 0.0, 0.0
@@ -71,7 +74,7 @@ def extrema(values: np.ndarray) -> tuple[float, float]:
 
 
 def _blocks(values: np.ndarray) -> Iterator[np.ndarray]:
-    """Parts that fit into a cache. NumPy has no quick comparison of 16-bit floats: these are widened."""
-    flat = values.ravel(order="K")  # a transposed matrix as it lies
-    blocks = (flat[at : at + _BLOCK] for at in range(0, flat.size, _BLOCK))
+    """Parts that fit the CPU's cache. 16-bit floats are widened, since NumPy compares them slowly."""
+    flat = values.ravel(order="K")  # no copy of a transposed matrix
+    blocks = (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
     return (block if block.itemsize >= 4 else block.astype(np.float32) for block in blocks)

@@ -1,4 +1,4 @@
-"""Arrays of a checkpoint beside the parameters of a model: every name on both sides is accounted for."""
+"""Assigning the arrays of a checkpoint to the parameters of a model. No name on either side is ignored."""
 
 import dataclasses
 import re
@@ -6,51 +6,56 @@ from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
+from .architectures import Shapes
 from .embeddings import Tables
 from .errors import MismatchError
+from .formats.lazy_array import LazyArray, equal, is_float
 from .names import bare, from_flax_leaf
-from .parameters import Shapes
-from .stored import StoredArray, equal, is_float
 
 
 HEADS = ("lm_head.", "classification_head.", "qa_outputs.")
-BIAS = "final_logits_bias"  # zero in every model that nobody gave another
-_NEVER_PARAMETERS = ("encoder.version", "decoder.version", "_float_tensor")  # fairseq left these in early files
-_SHOWN = 60
+BIAS = "final_logits_bias"  # zero unless somebody changed it
+_NEVER_PARAMETERS = ("encoder.version", "decoder.version", "_float_tensor")  # fairseq's, in early checkpoints
+_SHOWN = 60  # names of each kind in an error message
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """What becomes of the arrays of a checkpoint."""
+    """Which arrays of a checkpoint become which parameters of a model.
 
-    arrays: dict[str, StoredArray]
-    """Those that are parameters of the model, by the model's names."""
+    Args:
+        arrays: By the model's parameter names, in the model's order.
+        initialised: Parameters of the model's head that the checkpoint lacks, and that must be initialised.
+        dropped: Arrays of the checkpoint that this class does not have: another head's, or the encoder's.
+        tables: The token tables.
+    """
+
+    arrays: dict[str, LazyArray]
     initialised: tuple[str, ...]
-    """Parameters of the model's head that the checkpoint has not, and that must be new."""
     dropped: tuple[str, ...]
-    """Arrays of the checkpoint that this class of model has no place for: another head's, or an encoder's."""
     tables: Tables
-    """The token embedding."""
 
 
 def is_of_head(name: str) -> bool:
     return name.startswith((*HEADS, BIAS))
 
 
-def canonical(arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
-    """Arrays of Flax or of PyTorch, in PyTorch's names and layouts, without `model.`.
+def canonical(arrays: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
+    """Arrays of Flax or PyTorch by PyTorch's names without `model.`, in PyTorch's layouts.
 
     Raises:
-        MismatchError: if two of them are the same parameter, with different numbers.
+        MismatchError: if two of them are the same parameter with different values.
     """
-    found: dict[str, StoredArray] = {}
+    found: dict[str, LazyArray] = {}
     for original, array in arrays.items():
         name, array = from_flax_leaf(original, array)
         name = bare(name)
         if name.endswith(_NEVER_PARAMETERS):
             continue
         if name in found and not equal(found[name], array):
-            raise MismatchError(f"`{original}` is `{name}` once more, with other numbers: only one can be right.")
+            raise MismatchError(
+                f"`{original}` and `{name}` are the same parameter with different values: remove the wrong one."
+            )
         found[name] = array
     return found
 
@@ -66,18 +71,18 @@ def match(
     """Find an array for each parameter.
 
     Args:
-        shapes: The parameters of the model.
-        int8: Those that are int8. All others must be floating-point.
+        shapes: The model's parameters.
+        int8: The names of those that are int8. All others are floating-point.
         tables: The arrays of the checkpoint.
-        class_name: Of the model, for messages.
-        ignore_mismatched_sizes: Make head parameters of another shape anew.
+        class_name: The model's class, for error messages.
+        ignore_mismatched_sizes: Whether head parameters of another shape are initialised instead of an error.
 
     Raises:
-        MismatchError: if parameters are missing, arrays are left over, shapes or dtypes differ. All such faults are
-            reported together.
+        MismatchError: if parameters are missing, arrays are left over, or shapes or dtypes differ. It lists all of
+            these together.
     """
     wanted = {bare(name): name for name in shapes}
-    filled: dict[str, StoredArray] = {}
+    filled: dict[str, LazyArray] = {}
     faulty: set[str] = set()
     dropped: list[str] = []
     faults: list[tuple[str, str, str]] = []  # kind, name, detail
@@ -85,7 +90,7 @@ def match(
         target = wanted.get(name)
         expected = "int8" if target in int8 else "floating-point"
         of_kind = array.dtype == np.int8 if target in int8 else is_float(array.dtype)
-        # Another head's, which this model drops: nothing says what it should be.
+        # An int8 array of another head is dropped like a floating-point one: this model does not say what it should be.
         of_kind = of_kind or (target is None and bool(int8) and array.dtype == np.int8)
         if target is None and of_kind and _may_be_dropped(name, wanted):
             dropped.append(name)
@@ -103,19 +108,19 @@ def match(
     faults += [("missing", name, str(shapes[name])) for name in initialised if not is_of_head(name)]
     if faults:
         raise MismatchError(
-            f"these are not the weights of {class_name} with its configuration, of whose {len(shapes)} parameters "
-            f"{len(filled)} are there: {_folded(faults)}."
+            f"the weights do not fit a {class_name} of this configuration, of whose {len(shapes)} parameters "
+            f"{len(filled)} were found: {_folded(faults)}."
         )
     return Match({name: filled[name] for name in shapes if name in filled}, initialised, tuple(sorted(dropped)), tables)
 
 
 def _may_be_dropped(name: str, wanted: Collection[str]) -> bool:
-    """Another head's, or the encoder's where the model has none."""
+    """Whether it is another head's, or the encoder's where the model has none."""
     return is_of_head(name) or (name.startswith("encoder.") and not any(w.startswith("encoder.") for w in wanted))
 
 
 def _folded(faults: Iterable[tuple[str, str, str]]) -> str:
-    """Each kind of fault with its parameters, those of several layers as one."""
+    """Faults as text, by kind; the same parameter of several layers is named once."""
     layers: dict[tuple[str, str, str], list[int]] = {}
     for kind, name, detail in faults:
         number = re.search(r"layers\.(\d+)\.", name)
@@ -137,10 +142,3 @@ def _ranges(numbers: list[int]) -> str:
     if numbers == list(range(numbers[0], numbers[-1] + 1)):
         return f"{{{numbers[0]}...{numbers[-1]}}}"
     return f"{{{','.join(map(str, numbers))}}}"
-
-
-def widest_float(arrays: Iterable[StoredArray]) -> np.dtype:
-    """The dtype of a model with these parameters, of which some may be integers."""
-    floating = {array.dtype for array in arrays if is_float(array.dtype)} or {np.dtype(np.float32)}
-    widest = max(floating, key=lambda dtype: dtype.itemsize)
-    return np.dtype(np.float32) if widest.itemsize == 2 and len(floating) > 1 else widest  # float16 and bfloat16

@@ -1,4 +1,4 @@
-"""Names and layouts. Here a parameter has the name and the layout of transformers' PyTorch; Flax differs in its leaves.
+"""Parameter names and layouts. This package has those of transformers' PyTorch; Flax's differ in the leaves only.
 
 | leaf in Flax | leaf in PyTorch and here |
 |---|---|
@@ -6,22 +6,21 @@
 | `scale` of a norm | `weight` |
 | `embedding` of a table | `weight` |
 
-A name thus says its own layout, and one rule reads files of either kind.
+So a name shows its own layout, and one rule reads files of both frameworks.
 """
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from .stored import StoredArray
+from .formats.lazy_array import LazyArray
 
 
-Leaf = TypeVar("Leaf", np.ndarray, StoredArray)
+Leaf = TypeVar("Leaf", np.ndarray, LazyArray)
 
 
 def from_flax_leaf(name: str, array: Leaf) -> tuple[str, Leaf]:
-    """A parameter of either kind, in PyTorch's name and layout. Kernels come as views, not as copies."""
+    """A parameter of Flax or PyTorch, with PyTorch's name and layout. Kernels become transposed views."""
     stem, _, leaf = name.rpartition(".")
     if leaf == "kernel":
         return f"{stem}.weight", array.T
@@ -44,28 +43,5 @@ def to_flax_leaf(name: str, array: Leaf) -> tuple[str, Leaf]:
 
 
 def bare(name: str) -> str:
-    """A parameter's name without the `model.` that a model with a head puts before those of its `BartModel`."""
+    """A parameter's name without the `model.` by which a model with a head contains its `BartModel`."""
     return name.removeprefix("model.")
-
-
-def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, np.ndarray]:
-    """A nested dict of arrays, as Flax has them, by dotted names."""
-    flat: dict[str, np.ndarray] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = np.asarray(value)
-    return flat
-
-
-def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
-    tree: dict[str, Any] = {}
-    for name, array in flat.items():
-        *parents, leaf = name.split(".")
-        branch = tree
-        for parent in parents:
-            branch = branch.setdefault(parent, {})
-        branch[leaf] = array
-    return tree

@@ -1,9 +1,10 @@
-"""A tokenizer's files: copied as they are, and held against the model's vocabulary."""
+"""A tokenizer's files: copied unchanged, and compared with the size of the model's vocabulary."""
 
 from pathlib import Path
 
 from .errors import CheckpointError, DamagedFileError
-from .json_file import read_bytes, read_json
+from .formats.json import read_json
+from .formats.regular_file import read_bytes
 
 
 TOKENIZER_FILES = (
@@ -18,32 +19,36 @@ TOKENIZER_FILES = (
     "spiece.model",
     "chat_template.jinja",
 )
-
-
-_MAX_BYTES = 10 * 2**20  # BART's has 1.4 MB
+_MAX_BYTES = 10 * 2**20  # BART's largest has 1.4 MB
 
 
 def tokenizer_files(folder: Path) -> dict[str, bytes]:
-    """The files of the tokenizer, as they are.
+    """The contents of the tokenizer's files in a folder, by name.
 
     Raises:
-        CheckpointError: if one is no file, may not be read, or is larger than any such file.
+        CheckpointError: as `read_bytes` does, with a limit of 10 MB.
     """
     return {name: read_bytes(folder / name, _MAX_BYTES) for name in TOKENIZER_FILES if (folder / name).exists()}
 
 
 def tokens_beyond(folder: Path, vocab_size: int) -> list[str]:
-    """Tokens whose id no row of the embedding answers, as `<mask>` in facebook/bart-large-cnn.
+    """Tokens whose id has no row in the embedding, such as `<mask>` in facebook/bart-large-cnn.
+
+    Args:
+        folder: The tokenizer's.
+        vocab_size: The rows of the embedding.
 
     Raises:
-        DamagedFileError: if a file of the tokenizer is not what its name says.
+        DamagedFileError: if a file of the tokenizer does not have the expected structure.
     """
     try:
         return sorted(token for token, index in _ids(folder).items() if index >= vocab_size)
     except CheckpointError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DamagedFileError(f"The tokenizer in {folder} has not the form of one ({error!r:.80}).") from None
+        raise DamagedFileError(
+            f"The tokenizer in {folder} does not have the expected structure ({error!r:.80})."
+        ) from None
 
 
 def _ids(folder: Path) -> dict[str, int]:

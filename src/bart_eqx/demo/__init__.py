@@ -1,4 +1,4 @@
-"""A small, real checkpoint of Hugging Face's Flax BART, trained by `scripts/train_demo.py` to write numbers in words.
+"""A small checkpoint of Hugging Face's Flax BART, trained by `scripts/train_demo.py` to spell numbers in words.
 
-`python -m bart_eqx.demo 40217` converts it and spells; `bart_eqx.from_pretrained("demo")` loads it.
+`python -m bart_eqx.demo 40217` converts it and spells a number; `bart_eqx.from_pretrained("demo")` loads it.
 """

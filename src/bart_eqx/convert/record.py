@@ -1,4 +1,4 @@
-"""What a conversion did: for machines, conversion.json; for people, a table, and the model card of the folder."""
+"""What a conversion did: conversion.json for programs, a table for people, and the folder's model card."""
 
 import dataclasses
 import json
@@ -7,45 +7,56 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..checkpoint.errors import DamagedFileError
+from ..checkpoint.formats.json import read_json
+from ..checkpoint.write import RECORD
 
 
-RECORD = "conversion.json"
 CARD = "README.md"
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What a conversion did. Nothing in it depends on the time or the place, so that its bytes can be had again."""
+    """What a conversion did. It depends on neither time nor place: the same source gives the same bytes.
+
+    Args:
+        source: The repository, or the name of the folder or file.
+        repository: The id of the repository on the Hub.
+        revision: The branch, tag or commit that was requested.
+        commit: The commit to which it was resolved.
+        subfolder: The folder inside the source.
+        read: The files of weights, with their sizes in bytes.
+        model: The class.
+        dtypes: The number of arrays of each dtype that were read.
+        dtype: Of the written floating-point parameters.
+        tensors: The number of parameter arrays.
+        parameters: The number of their values.
+        missing: Parameters that the source lacks; only `final_logits_bias`, which is zero then, may be missing.
+        unexpected: Arrays that the class does not have, and that were dropped: another head's.
+        embedding: The names under which the source has the token embedding.
+        tables: Whether it is one table or several, and whether the head is tied to it.
+        warnings: Messages, sorted.
+        written: Size in bytes and BLAKE3 hash of each file except conversion.json and README.md.
+        bart_eqx: The version of this package.
+    """
 
     source: str
-    """The repository, or the name of the folder or the file."""
     repository: str | None
     revision: str | None
-    """As it was asked for."""
     commit: str | None
-    """The commit on the Hub that it was then."""
     subfolder: str | None
     read: Mapping[str, int]
-    """The files of weights, and their sizes in bytes."""
     model: str
-    """The class."""
     dtypes: Mapping[str, int]
-    """How many arrays of each dtype there were."""
     dtype: str
-    """Of the written parameters."""
     tensors: int
     parameters: int
     missing: tuple[str, ...]
-    """Parameters that were not there. Others than `final_logits_bias`, which is zero then, are an error."""
     unexpected: tuple[str, ...]
-    """Arrays that the class has no place for, and that were dropped: another head's."""
     embedding: tuple[str, ...]
-    """The names under which the token embedding was."""
     tables: str
-    """Whether it is one table, and what is tied to it."""
     warnings: tuple[str, ...]
     written: Mapping[str, Mapping[str, Any]]
-    """The size and the BLAKE3 hash of each file, but for this record's and the model card's."""
     bart_eqx: str = __version__
 
     def to_json(self) -> str:
@@ -65,10 +76,10 @@ class Conversion:
             *[("written", f"{name} ({_bytes(f['size'])}), blake3 {f['blake3']}") for name, f in self.written.items()],
             *[("warning", warning) for warning in self.warnings],
         ]
-        return "\n".join(f"{name:11} {what}" for name, what in rows)
+        return "\n".join(f"{label:11} {text}" for label, text in rows)
 
     def card(self) -> str:
-        """README.md, as the Hub shows it."""
+        """The contents of README.md, the model card on the Hub."""
         head = ["---", "library_name: bart_eqx", "tags: [bart, jax, equinox]"]
         head += [f"base_model: {self.repository}"] if self.repository else []
         return "\n".join(
@@ -87,7 +98,7 @@ class Conversion:
                 'model = bart_eqx.from_pretrained("this folder")',
                 "```",
                 "",
-                f"transformers loads it too. `python -m bart_eqx.convert --verify` checks it against `{RECORD}`.",
+                f"transformers loads it too. `python -m bart_eqx.convert --verify` compares it with `{RECORD}`.",
                 "",
                 "```",
                 str(self),
@@ -110,18 +121,15 @@ def read_record(path: Path) -> dict[str, Any]:
     """The contents of a conversion.json.
 
     Raises:
-        DamagedFileError: if it is none.
+        CheckpointError: as `read_json` does; a `DamagedFileError` if it lists no files with sizes and hashes.
     """
-    from .errors import DamagedFileError
-    from .json_file import read_json
-
     fields = read_json(path)
     written = fields.get("written")
     written = written if isinstance(written, dict) else {}
-    good = bool(written) and all(
+    valid = bool(written) and all(
         isinstance(f, dict) and isinstance(f.get("size"), int) and isinstance(f.get("blake3"), str)
         for f in written.values()
     )
-    if not good or not all(Path(name).name == name for name in written):
-        raise DamagedFileError(f"{path} must say of each written file its size and its hash.")
+    if not valid or not all(Path(name).name == name for name in written):
+        raise DamagedFileError(f"{path} must give the size and the hash of each written file.")
     return fields

@@ -1,4 +1,4 @@
-"""Whether a folder is what it was when it was written, and a model that computes."""
+"""Checking a folder: its files are unchanged since they were written, and the model computes finite outputs."""
 
 import dataclasses
 import hashlib
@@ -9,29 +9,37 @@ from pathlib import Path
 import numpy as np
 from beartype import beartype
 
+from ..checkpoint.architectures import ARCHITECTURES
+from ..checkpoint.errors import SourceNotFoundError, VerificationError
+from ..checkpoint.find import find
+from ..checkpoint.formats.regular_file import checked_size
+from ..checkpoint.formats.shards import WEIGHT_FILES
+from ..checkpoint.formats.writer import hash_file
+from ..checkpoint.load import load
+from ..checkpoint.write import RECORD
 from ..lazy_beartype import CONF
-from .errors import SourceNotFoundError, VerificationError
-from .files import WEIGHT_FILES
-from .folder import load
-from .json_file import size_of
-from .record import CARD, RECORD, read_record
-from .source import find
-from .weights_file import hash_of_file
+from .record import CARD, read_record
 
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """What was found sound."""
+    """The result of a successful check.
+
+    Args:
+        folder: That was checked.
+        model: The class.
+        parameters: The number of parameter values.
+        hashes: The files whose hashes equal the recorded ones, or those in the Hub client's cache.
+        unrecorded: The files without a recorded hash.
+        output: The first values of the model's output for token ids 0, 1, 2, ..., followed by `</s>`.
+    """
 
     folder: str
     model: str
     parameters: int
     hashes: tuple[str, ...]
-    """The files whose hashes are those of their record, or of the Hub's cache."""
     unrecorded: tuple[str, ...]
-    """Files of which nothing says what they should be."""
     output: tuple[float, ...]
-    """The first numbers of what the model makes of token ids 0, 1, 2, ..., with `</s>` at the end."""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
@@ -50,27 +58,27 @@ class Verification:
 
 @beartype(conf=CONF)
 def verify(folder: Path) -> Verification:
-    """Check a folder: the hashes of its files, its shapes and numbers, and a forward pass.
+    """Check a folder: the hashes of its files, the names, shapes and values of its weights, and a forward pass.
 
-    Hashes are those of conversion.json, or, for a folder of the Hub client's cache, those that the Hub gave the files.
+    Args:
+        folder: With a conversion.json, whose hashes are compared; or in the Hub client's cache, which names files by
+            their hashes. Files without a hash are reported.
 
     Raises:
-        CheckpointError: `VerificationError` if a file is missing, or not what it was, or if the model's output is not
-            finite; and whatever `from_pretrained` raises.
+        CheckpointError: a `VerificationError` if a file is missing or differs, or the model's output is not finite;
+            otherwise as `from_pretrained`.
     """
     if not folder.is_dir():
-        raise SourceNotFoundError(f"There is no folder {folder}: look at its spelling, and where you are.")
+        raise SourceNotFoundError(f"There is no folder {folder}: check its spelling and the current directory.")
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     hashes = _checked_by_record(folder, names) if RECORD in names else _checked_by_cache(folder, names)
 
     model, matched = load(find(folder))
     config = model.config
     ids = np.append(np.arange(min(7, config.vocab_size, config.max_position_embeddings - 1)), config.eos_token_id)
-    made = model(ids)
-    states = next(getattr(made, n) for n in ("logits", "start_logits", "last_hidden_state") if hasattr(made, n))
-    output = np.asarray(states, np.float32)
+    output = np.asarray(getattr(model(ids), ARCHITECTURES[type(model).__name__].output), np.float32)
     if not np.isfinite(output).all():
-        raise VerificationError(f"{folder}: the model's output for token ids {ids.tolist()} is not finite.")
+        raise VerificationError(f"{folder}: the model's output for token ids {ids.tolist()} must be finite.")
     return Verification(
         folder=str(folder),
         model=type(model).__name__,
@@ -85,21 +93,21 @@ def _checked_by_record(folder: Path, names: list[str]) -> list[str]:
     written = read_record(folder / RECORD)["written"]
     for name, expected in written.items():
         if name not in names:
-            raise VerificationError(f"{folder} has no {name}, which {RECORD} says was written: convert again.")
-        size = size_of(folder / name)
+            raise VerificationError(f"{folder} has no {name}, which {RECORD} lists: convert again.")
+        size = checked_size(folder / name)
         if size != expected["size"]:
             raise VerificationError(f"{folder / name} has {size:,} bytes, and was written with {expected['size']:,}.")
-        if (found := hash_of_file(folder / name)) != expected["blake3"]:
+        if (found := hash_file(folder / name)) != expected["blake3"]:
             raise VerificationError(
                 f"{folder / name} has the BLAKE3 hash {found}, and was written with {expected['blake3']}."
             )
     if added := [name for name in names if name in WEIGHT_FILES and name not in written]:
-        raise VerificationError(f"{folder} has weights that no conversion wrote, {', '.join(added)}: remove them.")
+        raise VerificationError(f"{folder} has weights that {RECORD} does not list, {', '.join(added)}: remove them.")
     return sorted(written)
 
 
 def _checked_by_cache(folder: Path, names: list[str]) -> list[str]:
-    """The Hub client's cache calls a file by its hash: SHA-256 if it is large, else that of git."""
+    """Files of the Hub client's cache link to blobs named by their hash: SHA-256 of large files, git's of others."""
     checked = []
     for name in names:
         path = folder / name
@@ -114,7 +122,7 @@ def _checked_by_cache(folder: Path, names: list[str]) -> list[str]:
                 found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
         if found != blob:
             raise VerificationError(
-                f"{path} has the hash {found}, and the Hub's is {blob}: remove it, and download it again."
+                f"{path} has the hash {found}, and on the Hub {blob}: remove it, and download it again."
             )
         checked.append(name)
     return checked

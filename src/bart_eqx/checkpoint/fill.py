@@ -1,0 +1,114 @@
+"""Filling a model's skeleton with the arrays of a checkpoint."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import jax.tree_util as jtu
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import PRNGKeyArray
+
+from ..config import BartConfig
+from .embeddings import SHARED, resolve_tables
+from .errors import MismatchError
+from .finite import checked
+from .formats.lazy_array import LazyArray, widest_float
+from .formats.prefetch import prefetch
+from .match import HEADS, Match, match
+from .names import bare
+from .pytree import Model, builder, is_parameter, named_parameters, parameter_name, skeleton_of
+
+
+def fill(
+    cls: type[Model],
+    config: BartConfig,
+    arrays: Mapping[str, LazyArray],
+    *,
+    dtype: DTypeLike | None = None,
+    key: PRNGKeyArray | None = None,
+    ignore_mismatched_sizes: bool = False,
+    allow_nonfinite: bool = False,
+    int8: bool = False,
+    **fields: Any,
+) -> tuple[Model, Match]:
+    """A model in inference mode whose parameters are the arrays of a checkpoint.
+
+    Args:
+        cls: One of the five classes.
+        config: Its configuration.
+        arrays: By bare names, in PyTorch's layouts.
+        dtype: Of the parameters; by default the widest of the arrays.
+        key: Initialises a head that the checkpoint lacks.
+        ignore_mismatched_sizes: Whether head parameters of another shape are initialised instead of an error.
+        allow_nonfinite: Whether values may be NaN or infinite.
+        int8: Whether the checkpoint is of a quantised model.
+        **fields: Further arguments of `cls`.
+
+    Returns:
+        The model, and which arrays became which parameters.
+
+    Raises:
+        MismatchError: if parameters are missing, arrays are left over, shapes differ, or copies of one parameter
+            differ. All of these are listed together, before any array is read.
+        NonFiniteError: if a value is NaN or infinite, or would be in `dtype`.
+        ValueError: if `dtype` is not a floating-point dtype, or needs 64-bit mode.
+    """
+    skeleton = skeleton_of(builder(cls, config, int8=int8, **fields))
+    decoder_only = not any(bare(name) == SHARED for name in named_parameters(skeleton))
+    tables = resolve_tables(arrays, tied=config.tie_word_embeddings, decoder_only=decoder_only)
+    build = builder(cls, config, own_tables=tables.own, int8=int8, **fields)
+    skeleton = skeleton_of(build) if tables.own else skeleton
+    parameters = named_parameters(skeleton)
+    matched = match(
+        {name: leaf.shape for name, leaf in parameters.items()},
+        {name for name, leaf in parameters.items() if leaf.dtype == jnp.int8},
+        tables,
+        cls.__name__,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
+    )
+    if key is None and any(name.startswith(HEADS) for name in matched.initialised):
+        raise MismatchError(
+            f"the checkpoint lacks the head of a {cls.__name__} ({', '.join(matched.initialised)}): pass a `key` to "
+            "initialise a new one."
+        )
+
+    dtype = _dtype(matched, dtype)
+    arrays = {
+        name: checked(name, array, np.dtype(dtype), allow_nonfinite=allow_nonfinite)
+        for name, array in matched.arrays.items()
+    }
+    contents = prefetch(lambda name: arrays[name].read(), {name: array.nbytes for name, array in arrays.items()})
+    # On the CPU, `device_put` takes over an aligned array, and `jnp.asarray` copies it.
+    filled = dict(zip(arrays, map(jax.device_put, contents), strict=True))
+    if matched.initialised:
+        new = _initialise(build, matched.initialised, jr.key(0) if key is None else key)
+        filled |= {name: leaf if leaf.dtype == jnp.int8 else leaf.astype(dtype) for name, leaf in new.items()}
+    model = jtu.tree_map_with_path(
+        lambda path, leaf: filled[parameter_name(path)] if is_parameter(leaf) else leaf, skeleton
+    )
+    return model, matched
+
+
+def _dtype(matched: Match, dtype: DTypeLike | None) -> jnp.dtype:
+    if dtype is None:
+        return jax.dtypes.canonicalize_dtype(widest_float(matched.arrays.values()))
+    if jax.dtypes.canonicalize_dtype(dtype) != jnp.dtype(dtype):
+        raise ValueError(f"dtype={jnp.dtype(dtype)} needs 64-bit mode: jax.config.update('jax_enable_x64', True).")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"`dtype` must be floating-point. Got {jnp.dtype(dtype)}.")
+    return jnp.dtype(dtype)
+
+
+def _initialise(build: Callable[..., Any], names: Sequence[str], key: PRNGKeyArray) -> dict[str, jax.Array]:
+    """The initial values of these parameters. Compiled, so that the other parameters are never computed."""
+
+    @eqx.filter_jit
+    def initialise(key: PRNGKeyArray) -> dict[str, jax.Array]:
+        parameters = named_parameters(build(key=key))
+        return {name: parameters[name] for name in names}
+
+    return initialise(key)

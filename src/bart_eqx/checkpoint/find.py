@@ -1,0 +1,73 @@
+"""Finding a checkpoint: the package's demo, a folder, a file, or a repository on the Hugging Face Hub."""
+
+import importlib.resources
+import re
+from pathlib import Path, PurePosixPath
+
+from .errors import AccessError, SourceNotFoundError
+from .formats.shards import Format, check_weights_name, main_file
+from .source import ALIASES, DEMO, Source, parse_hub_name
+
+
+_NOT_AN_ID = re.compile(r"^[.~/\\]|^[A-Za-z]:[\\/]|\\|://")
+
+
+def find(
+    source: str | Path, *, revision: str | None = None, subfolder: str | None = None, prefer: Format | None = None
+) -> Source:
+    """Find a checkpoint, and download it if necessary.
+
+    Args:
+        source: `"demo"`, a folder, a file of weights beside its config.json, the id or URL of a repository on the Hub,
+            or a short name in `ALIASES`. A path that exists takes precedence over the Hub.
+        revision: A branch, tag or commit on the Hub.
+        subfolder: A folder inside the source.
+        prefer: The format to read where there are several; by default the first of msgpack, safetensors, pickle.
+
+    Raises:
+        CheckpointError: a `SourceNotFoundError`, `AccessError`, `DownloadError`, `UnsupportedCheckpointError` or
+            `TargetError` if there is no such checkpoint, or it cannot be read or downloaded.
+    """
+    subfolder = None if subfolder is None else PurePosixPath(subfolder).as_posix()  # drops a trailing slash
+    if subfolder is not None and (PurePosixPath(subfolder).is_absolute() or ".." in PurePosixPath(subfolder).parts):
+        raise SourceNotFoundError(f"`subfolder` must be inside {source}. Got {subfolder!r}.")
+    path = Path(source)
+    try:
+        path = path.expanduser()
+        exists = path.exists()
+    except OSError as error:  # a name that is too long, or has invalid characters
+        raise SourceNotFoundError(f"{str(source)!r:.200} is not a valid path ({error.strerror}).") from None
+    except (ValueError, RuntimeError) as error:  # a null byte; `~user` of an unknown user
+        raise SourceNotFoundError(f"{str(source)!r:.200} is not a valid path ({error}).") from None
+    if not exists and str(source) == DEMO:
+        path = Path(str(importlib.resources.files("bart_eqx") / "demo"))
+        exists = True
+    if exists:
+        if revision is not None:
+            raise SourceNotFoundError(f"{path} is on this machine and has no revision {revision!r}: leave it out.")
+        return _find_locally(path, subfolder, prefer)
+    repository, url_revision, url_subfolder = parse_hub_name(str(source))
+    if isinstance(source, Path) or _NOT_AN_ID.search(repository):
+        raise SourceNotFoundError(f"There is no folder {path}: check its spelling and the current directory.")
+    from .hub import download  # takes half a second to import, for which a local folder should not wait
+
+    return download(ALIASES.get(repository, repository), revision or url_revision, subfolder or url_subfolder, prefer)
+
+
+def _find_locally(path: Path, subfolder: str | None, prefer: Format | None) -> Source:
+    folder, weights = path, None
+    if not path.is_dir():
+        check_weights_name(path)
+        if subfolder is not None:
+            raise SourceNotFoundError(f"{path} is a file, and has no subfolder {subfolder!r}.")
+        folder, weights = path.parent, path
+    elif subfolder is not None:
+        folder = path / subfolder
+        if not folder.is_dir():
+            raise SourceNotFoundError(f"{path} has no folder {subfolder!r}.")
+    try:
+        names = {entry.name for entry in folder.iterdir()}
+    except OSError as error:
+        raise AccessError(f"{folder} cannot be read ({error.strerror}): check its permissions.") from None
+    weights = folder / main_file(names, str(folder), prefer) if weights is None else weights
+    return Source(path.resolve().name, folder, weights, subfolder=subfolder)

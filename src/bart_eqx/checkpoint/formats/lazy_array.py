@@ -1,0 +1,146 @@
+"""Arrays whose shape and dtype are known, and whose values are read on demand, one array at a time."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from ..errors import DamagedFileError
+from .regular_file import Fingerprint, fingerprint
+
+
+MAX_RANK = 8
+_MAX_BYTES = 2**62  # NumPy counts bytes in a signed 64-bit integer
+_TILE, _PADDING = 256, 16  # rows and columns
+_ALIGNMENT = 64  # bytes; JAX on the CPU takes over an aligned array without a copy
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyArray:
+    """An array in a file or in memory, read by `read()`.
+
+    Nothing is allocated before `read`, so that a file with a wrong header is refused at no cost. `T` and `map` are
+    lazy too. (`read` should not be a nested function: each nested function would have its type checks generated anew,
+    which took a third of a conversion.)
+
+    Args:
+        shape: Of the array.
+        dtype: Of the array.
+        read: Returns the values, of this shape and dtype.
+
+    Raises:
+        DamagedFileError: if no array of this shape can exist.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    def __post_init__(self) -> None:
+        # NumPy refuses (0, 2**62) too, which has no bytes.
+        if math.prod(size or 1 for size in self.shape) * self.dtype.itemsize > _MAX_BYTES:
+            raise DamagedFileError(f"No array can have shape {self.shape}.")
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def T(self) -> "LazyArray":
+        return LazyArray(self.shape[::-1], self.dtype, lambda: self.read().T)
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray], dtype: np.dtype | None = None) -> "LazyArray":
+        """`function` of the values. It keeps the shape, and returns `dtype`, by default the same."""
+        return LazyArray(self.shape, self.dtype if dtype is None else dtype, lambda: function(self.read()))
+
+
+def from_numpy(array: np.ndarray) -> LazyArray:
+    return LazyArray(array.shape, array.dtype, lambda: array)
+
+
+def from_file(path: Path, expected: Fingerprint, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> LazyArray:
+    """The array stored in C order at byte `offset` of a file.
+
+    Its `read` raises a `DamagedFileError` if the file's fingerprint is no longer the expected one.
+    """
+    return LazyArray(shape, dtype, functools.partial(_read, path, expected, offset, shape, dtype))
+
+
+def _read(path: Path, expected: Fingerprint, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    buffer = aligned_buffer(math.prod(shape) * dtype.itemsize)
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(offset)
+            done = 0
+            while done < len(buffer) and (count := file.readinto(buffer.data[done:])):
+                done += count
+            changed = done < len(buffer) or fingerprint(file) != expected
+    except OSError as error:
+        raise DamagedFileError(f"{path} can no longer be read ({error.strerror}): check the disk.") from None
+    if changed:
+        raise DamagedFileError(f"{path} was changed while it was read: try again when nothing writes to it.")
+    return buffer.view(dtype).reshape(shape)
+
+
+def aligned_buffer(size: int) -> np.ndarray:
+    """`size` uninitialised bytes, aligned so that JAX does not copy them."""
+    buffer = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + size]
+
+
+def dtype_named(name: str) -> np.dtype:
+    """The dtype of this name, from NumPy or, as bfloat16, from ml_dtypes."""
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def is_float(dtype: np.dtype) -> bool:
+    return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
+
+
+def bytes_of(array: np.ndarray) -> np.ndarray:
+    """The bytes of an array in C order, without a copy if it already has that order."""
+    if array.ndim == 2 and not array.flags.c_contiguous:
+        array = _in_c_order(array)
+    return np.asarray(array, order="C").reshape(-1).view(np.uint8)
+
+
+def _in_c_order(matrix: np.ndarray) -> np.ndarray:
+    """A copy in C order, transposed tile by tile in a buffer that stays in the cache.
+
+    Neighbouring elements of a transposed matrix are on different pages, and their addresses collide in the cache
+    (measured: 1.9 GB/s by tiles, 0.46 GB/s without).
+    """
+    copy = aligned_buffer(matrix.nbytes).view(matrix.dtype).reshape(matrix.shape)
+    buffer = np.empty((_TILE, _TILE + _PADDING), matrix.dtype)
+    for column in range(0, matrix.shape[1], _TILE):
+        for row in range(0, matrix.shape[0], _TILE):
+            tile = matrix[row : row + _TILE, column : column + _TILE].T
+            near = buffer[: tile.shape[0], : tile.shape[1]]
+            near[...] = tile
+            copy[row : row + _TILE, column : column + _TILE] = near.T
+    return copy
+
+
+def equal(one: LazyArray, other: LazyArray) -> bool:
+    """Whether two arrays have the same shape, dtype and bytes."""
+    if one is other:
+        return True
+    return (one.shape, one.dtype) == (other.shape, other.dtype) and np.array_equal(
+        bytes_of(one.read()), bytes_of(other.read())
+    )
+
+
+def widest_float(arrays: Iterable[LazyArray]) -> np.dtype:
+    """The common floating-point dtype of some arrays, float32 for float16 with bfloat16. Integers are left out."""
+    floating = {array.dtype for array in arrays if is_float(array.dtype)} or {np.dtype(np.float32)}
+    widest = max(floating, key=lambda dtype: dtype.itemsize)
+    return np.dtype(np.float32) if widest.itemsize == 2 and len(floating) > 1 else widest

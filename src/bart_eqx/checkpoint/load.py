@@ -1,0 +1,158 @@
+"""Loading a model: `from_pretrained` from files, `from_flax` from parameters in memory."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, overload
+
+import equinox as eqx
+import numpy as np
+from beartype import beartype
+from jax.typing import DTypeLike
+from jaxtyping import PRNGKeyArray
+
+from ..config import BartConfig
+from ..lazy_beartype import CONF
+from ..model.language_model import AbstractLanguageModel
+from .errors import CheckpointError
+from .fill import fill
+from .find import find
+from .formats.lazy_array import from_numpy
+from .formats.nested import flatten
+from .formats.shards import Format
+from .match import Match, canonical
+from .pytree import CLASSES, AnyBart, Model
+from .read import read_checkpoint
+from .source import Source
+
+
+logger = logging.getLogger("bart_eqx")
+
+
+@overload
+def from_pretrained(
+    source: str | Path,
+    cls: None = None,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    prefer: Format | None = None,
+    config: BartConfig | None = None,
+    dtype: DTypeLike | None = None,
+    key: PRNGKeyArray | None = None,
+    ignore_mismatched_sizes: bool = False,
+    allow_nonfinite: bool = False,
+) -> AnyBart: ...
+
+
+@overload
+def from_pretrained(
+    source: str | Path,
+    cls: type[Model],
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    prefer: Format | None = None,
+    config: BartConfig | None = None,
+    dtype: DTypeLike | None = None,
+    key: PRNGKeyArray | None = None,
+    ignore_mismatched_sizes: bool = False,
+    allow_nonfinite: bool = False,
+) -> Model: ...
+
+
+@beartype(conf=CONF)
+def from_pretrained(
+    source: str | Path,
+    cls: type[eqx.Module] | None = None,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    prefer: Format | None = None,
+    config: BartConfig | None = None,
+    dtype: DTypeLike | None = None,
+    key: PRNGKeyArray | None = None,
+    ignore_mismatched_sizes: bool = False,
+    allow_nonfinite: bool = False,
+) -> Any:
+    """Load a model in inference mode. For training: `equinox.nn.inference_mode(model, value=False)`.
+
+    Args:
+        source: A folder, a file of weights beside its config.json, the id or URL of a repository on the Hugging Face
+            Hub, a short name such as `"bart-base"`, or `"demo"`. Reads flax_model.msgpack, safetensors of Flax or
+            PyTorch, and pytorch_model.bin if torch is installed; one file or shards.
+        cls: One of the five classes; by default the one that config.json names in `architectures`. A checkpoint of one
+            class loads as any other: parameters that the class does not have are dropped, and a head that the
+            checkpoint lacks is initialised from `key`. Both are logged. To a type checker, the result is of this class,
+            and without it, of any of the five.
+        revision: A branch, tag or commit on the Hub.
+        subfolder: A folder inside the source.
+        prefer: `"flax"`, `"safetensors"` or `"pytorch"`, where there are several formats; by default the first of
+            these.
+        config: Used instead of the folder's config.json, for example with another `num_labels`.
+        dtype: Of the parameters; by default that of the file.
+        key: Initialises a head that the checkpoint lacks.
+        ignore_mismatched_sizes: Initialise head parameters of another shape from `key`, instead of an error.
+        allow_nonfinite: Accept weights that are NaN or infinite.
+
+    Raises:
+        CheckpointError: one of its kinds (`bart_eqx.checkpoint.errors`), if there is no such checkpoint, if it is
+            damaged or not supported, or if it does not fit the class and the configuration.
+        ValueError: if `dtype` is not a floating-point dtype, or needs 64-bit mode.
+    """
+    model, matched = load(
+        find(source, revision=revision, subfolder=subfolder, prefer=prefer),
+        cls,
+        config=config,
+        dtype=dtype,
+        key=key,
+        ignore_mismatched_sizes=ignore_mismatched_sizes,
+        allow_nonfinite=allow_nonfinite,
+    )
+    if matched.initialised:
+        logger.warning("%s: not in the checkpoint, and initialised: %s", source, ", ".join(matched.initialised))
+    if matched.dropped:
+        logger.warning("%s: in the checkpoint, and dropped: %s", source, ", ".join(matched.dropped))
+    return model
+
+
+def load(
+    source: Source, cls: type[eqx.Module] | None = None, *, config: BartConfig | None = None, **options: Any
+) -> tuple[Any, Match]:
+    """`from_pretrained` for files on this machine, with the assignment of arrays to parameters."""
+    checkpoint = read_checkpoint(source, config)
+    chosen: Any = CLASSES[checkpoint.architecture().name] if cls is None else cls
+    if issubclass(chosen, AbstractLanguageModel):
+        options["generation_config"] = checkpoint.generation_config()
+    try:
+        return fill(chosen, checkpoint.config, checkpoint.arrays, int8=checkpoint.int8, **options)
+    except CheckpointError as error:
+        raise type(error)(f"{source.weights}: {error}") from None
+
+
+@beartype(conf=CONF)
+def from_flax(
+    params: Mapping[str, Any],
+    config: BartConfig,
+    cls: type[Model],
+    *,
+    dtype: DTypeLike | None = None,
+    key: PRNGKeyArray | None = None,
+) -> Model:
+    """A model from the parameters of Hugging Face's Flax model, `flax_model.params`. The arrays are copied.
+
+    Args:
+        params: The nested dict, of the same class or another, as for `from_pretrained`.
+        config: The configuration; `BartConfig.from_dict(flax_model.config.to_dict())`.
+        cls: The class to load it as.
+        dtype: Of the parameters; by default the widest in `params`.
+        key: Initialises a head that `params` lacks.
+
+    Raises:
+        MismatchError: if the parameters do not fit the class and the configuration.
+        NonFiniteError: if one of them overflows in `dtype`.
+        ValueError: if `dtype` is not a floating-point dtype, or needs 64-bit mode.
+    """
+    # Without the copy, JAX on the CPU would take over the caller's memory.
+    arrays = {name: from_numpy(array).map(np.array) for name, array in flatten(params).items()}
+    return fill(cls, config, canonical(arrays), dtype=dtype, key=key, allow_nonfinite=True)[0]

@@ -1,0 +1,100 @@
+"""The command line of `python -m bart_eqx.convert`."""
+
+import argparse
+import ctypes
+import io
+import sys
+from pathlib import Path
+from typing import get_args
+
+from ..checkpoint.errors import CheckpointError
+from ..checkpoint.formats.shards import Format
+from ..checkpoint.source import ALIASES, DEMO
+from ..checkpoint.write import Layout
+from .conversion import Dtype, convert, default_target
+
+
+_DESCRIPTION = "Convert a checkpoint of Hugging Face's BART into a folder that bart_eqx and transformers load."
+_MALLOC = {-1: 2**29, -3: 2**25, -8: 1}  # malloc.h: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: By default those of the process, `sys.argv[1:]`.
+
+    Returns:
+        The exit status: 0, 2 after an error, which is printed in one line, 130 after Ctrl-C.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+    if (options.source is None) == (options.verify is None):
+        parser.error("give a SOURCE to convert, or --verify FOLDER")
+    given = sorted(name for name, value in vars(options).items() if value != parser.get_default(name))
+    if options.verify is not None and (others := [name for name in given if name not in ("verify", "json")]):
+        parser.error(f"--verify takes no option but --json. Got {', '.join(others)}")
+    try:
+        if options.verify is not None:
+            from .verify import verify  # imports JAX
+
+            done = verify(options.verify.expanduser())
+        else:
+            _keep_freed_memory()
+            done = convert(
+                options.source,
+                options.output or default_target(options.source),
+                revision=options.revision,
+                subfolder=options.subfolder,
+                prefer=options.prefer,
+                dtype=options.dtype,
+                to=options.to,
+                overwrite=options.overwrite,
+                allow_nonfinite=options.allow_nonfinite,
+                ignore=options.ignore,
+            )
+    except CheckpointError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the target is unchanged, or complete if it was just renamed.", file=sys.stderr)
+        return 130
+    print(done.to_json() if options.json else done, end="" if options.json else "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bart_eqx.convert", description=_DESCRIPTION)
+    parser.add_argument(
+        "source",
+        nargs="?",
+        help=f"a folder, a file of weights, a repository on the Hub, or one of: {', '.join([DEMO, *sorted(ALIASES)])}",
+    )
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the source's name and -eqx")
+    parser.add_argument("--revision", help="a branch, tag or commit on the Hub")
+    parser.add_argument("--subfolder", help="a folder inside the source")
+    parser.add_argument("--prefer", choices=get_args(Format), help="the format to read, where there are several")
+    parser.add_argument("--dtype", choices=get_args(Dtype), help="of the written weights; default: as in the source")
+    parser.add_argument("--to", choices=get_args(Layout), default="safetensors", help="the format to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace FOLDER once the new one is complete")
+    parser.add_argument("--allow-nonfinite", action="store_true", help="accept weights that are NaN or infinite")
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="drop an unknown field of config.json; may be repeated",
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a folder instead of converting")
+    return parser
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse freed memory for the next array: clearing new pages takes a tenth of a conversion."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in _MALLOC.items():
+            mallopt(option, value)

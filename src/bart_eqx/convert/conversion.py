@@ -1,0 +1,223 @@
+"""`convert`: a checkpoint of Hugging Face's in, a folder that bart_eqx and transformers load out."""
+
+import collections
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from beartype import beartype
+
+from ..checkpoint.architectures import Architecture, int8_parameters, parameter_shapes
+from ..checkpoint.atomic_folder import atomic_folder, check_space, check_target
+from ..checkpoint.embeddings import resolve_tables
+from ..checkpoint.errors import (
+    CheckpointError,
+    ConfigurationError,
+    MismatchError,
+    TargetError,
+    VerificationError,
+    printable,
+)
+from ..checkpoint.find import find
+from ..checkpoint.finite import checked
+from ..checkpoint.formats.lazy_array import LazyArray, dtype_named, widest_float
+from ..checkpoint.formats.regular_file import checked_size
+from ..checkpoint.formats.shards import Format
+from ..checkpoint.formats.writer import hash_file
+from ..checkpoint.match import BIAS, Match, match
+from ..checkpoint.read import Checkpoint, read_checkpoint
+from ..checkpoint.source import repository_of
+from ..checkpoint.tokenizer import TOKENIZER_FILES, tokenizer_files, tokens_beyond
+from ..checkpoint.write import (
+    RECORD,
+    WEIGHTS,
+    Layout,
+    arrange,
+    config_fields,
+    write_bytes,
+    write_json,
+    write_text,
+    write_weights,
+)
+from ..generation_config import GenerationConfig
+from ..lazy_beartype import CONF
+from .progress import progress_bar
+from .record import CARD, Conversion
+
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+_OUTPUTS = {"config.json", "generation_config.json", RECORD, CARD, *TOKENIZER_FILES, *WEIGHTS.values()}
+# Fields of config.json that do not concern the network, and that users of the checkpoint read.
+_KEPT = ("finetuning_task", "max_source_length", "max_target_length", "prefix", "problem_type")
+_KEPT += ("task_specific_params", "tokenizer_class")
+
+
+@beartype(conf=CONF)
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    prefer: Format | None = None,
+    dtype: Dtype | None = None,
+    to: Layout = "safetensors",
+    overwrite: bool = False,
+    allow_nonfinite: bool = False,
+    ignore: Collection[str] = (),
+) -> Conversion:
+    """Convert a checkpoint into a folder, with its tokenizer, a model card and a record of the conversion.
+
+    Args:
+        source: A folder, a file of weights beside its config.json, the id or URL of a repository on the Hugging Face
+            Hub, a short name such as `"bart-base"`, or `"demo"`.
+        target: The folder to write. It appears when it is complete.
+        revision: A branch, tag or commit on the Hub.
+        subfolder: A folder inside the source.
+        prefer: The format to read, where there are several.
+        dtype: Of the written weights; by default the widest in the source.
+        to: `"safetensors"` for transformers' PyTorch and bart_eqx, or `"flax"` for transformers' Flax.
+        overwrite: Replace an existing `target` in one step, if it holds only files that a conversion writes.
+        allow_nonfinite: Accept weights that are NaN or infinite.
+        ignore: Unknown fields of config.json that are accepted and dropped.
+
+    Returns:
+        What was read and written; the contents of the target's conversion.json.
+
+    Raises:
+        CheckpointError: one of its kinds (`bart_eqx.checkpoint.errors`), if the source cannot be read or the target
+            cannot be written. Both are unchanged then.
+    """
+    target = check_target(Path(target), overwrite=overwrite, replaceable=_OUTPUTS, source=_local_folder(source))
+    found = find(source, revision=revision, subfolder=subfolder, prefer=prefer)
+    check_target(target, overwrite=overwrite, replaceable=_OUTPUTS, source=found.folder)
+    checkpoint = read_checkpoint(found, ignore=ignore)
+    architecture = checkpoint.architecture()
+    warnings: list[str] = []
+    generation_config = _generation_config(checkpoint, architecture, warnings)
+    tokenizer = tokenizer_files(found.folder)
+    if beyond := tokens_beyond(found.folder, checkpoint.config.vocab_size):
+        warnings.append(f"tokens without a row in the embedding: {', '.join(map(repr, beyond[:5]))}")
+
+    try:
+        matched = _match(checkpoint, architecture)
+        floating = widest_float(matched.arrays.values()) if dtype is None else dtype_named(dtype)
+        arrays = {
+            name: checked(name, array, floating, allow_nonfinite=allow_nonfinite, warnings=warnings)
+            for name, array in matched.arrays.items()
+        }
+        arrays |= {name: _zeros((1, checkpoint.config.vocab_size), floating) for name in matched.initialised}
+        tensors = arrange(arrays, to, tied=checkpoint.config.tie_word_embeddings)
+        size = sum(array.nbytes for array in tensors.values())
+        check_space(target, size)
+        with atomic_folder(target, replaceable=_OUTPUTS if overwrite else None) as folder:
+            weights = folder / WEIGHTS[to]
+            with progress_bar("writing", size) as progress:
+                hashes = {weights.name: write_weights(weights, tensors, to, progress)}
+            fields = {name: checkpoint.fields[name] for name in _KEPT if name in checkpoint.fields}
+            fields |= checkpoint.config.to_dict()
+            write_json(folder / "config.json", config_fields(architecture.name, fields, tensors))
+            if generation_config is not None:
+                write_json(folder / "generation_config.json", generation_config.to_dict())
+            for name, content in tokenizer.items():
+                write_bytes(folder / name, content)
+            done = Conversion(
+                source=printable(found.name),
+                repository=found.repository,
+                revision=found.revision,
+                commit=found.commit,
+                subfolder=found.subfolder,
+                read={path.name: checked_size(path) for path in checkpoint.files},
+                model=architecture.name,
+                dtypes=dict(collections.Counter(str(array.dtype) for array in matched.arrays.values())),
+                dtype=str(floating),
+                tensors=len(arrays),
+                parameters=sum(array.size for array in arrays.values()),
+                missing=matched.initialised,
+                unexpected=matched.dropped,
+                embedding=matched.tables.found,
+                tables=_describe_tables(checkpoint, matched, architecture),
+                warnings=tuple(sorted(set(warnings))),  # several threads add to them, in any order
+                written=_sizes_and_hashes(folder, hashes),
+            )
+            write_text(folder / RECORD, done.to_json())
+            write_text(folder / CARD, done.card())
+    except CheckpointError as error:
+        named = any(str(path) in str(error) for path in (target, found.weights, *checkpoint.files))
+        where = "" if named or isinstance(error, TargetError | VerificationError) else f"{found.weights}: "
+        raise type(error)(f"{where}{error}") from None
+    return done
+
+
+def default_target(source: str) -> Path:
+    """A folder in the current directory, of the source's name followed by `-eqx`."""
+    folder = _local_folder(source)
+    name = repository_of(source).rpartition("/")[2] if folder is None else folder.resolve().name
+    return Path(f"{name}-eqx")
+
+
+def _local_folder(source: str | Path) -> Path | None:
+    """The folder that is or contains the source, if it is on this machine."""
+    try:
+        path = Path(source).expanduser()
+        return path if path.is_dir() else path.parent if path.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # not a valid path, which `find` reports
+        return None
+
+
+def _generation_config(
+    checkpoint: Checkpoint, architecture: Architecture, warnings: list[str]
+) -> GenerationConfig | None:
+    """The settings of a model that generates; of another class, only settings that the checkpoint has explicitly.
+
+    facebook/bart-base calls itself a `BartModel`, has such settings, and is mostly loaded as a model that generates.
+    """
+    try:
+        found = checkpoint.generation_config()
+    except ConfigurationError as error:
+        if architecture.generates:
+            raise
+        warnings.append(f"the generation settings cannot be read, and were left out: {error}")
+        return None
+    explicit = found != GenerationConfig.from_model_config(checkpoint.config)
+    return found if architecture.generates or explicit else None
+
+
+def _match(checkpoint: Checkpoint, architecture: Architecture) -> Match:
+    config = checkpoint.config
+    tables = resolve_tables(
+        checkpoint.arrays, tied=config.tie_word_embeddings, decoder_only=not architecture.has_encoder
+    )
+    shapes = parameter_shapes(architecture, config, tables.own)
+    int8 = int8_parameters(shapes) if checkpoint.int8 else {}
+    shapes |= {f"{name}_scale": shape[:1] for name, shape in int8.items()}
+    matched = match(shapes, int8, tables, architecture.name)
+    if head := [name for name in matched.initialised if name != BIAS]:
+        raise MismatchError(
+            f"the checkpoint lacks the head of a {architecture.name} ({', '.join(head)}): correct `architectures` in "
+            "its config.json, or initialise the head with `from_pretrained(..., key=...)` and save that model."
+        )
+    return matched
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> LazyArray:
+    return LazyArray(shape, dtype, lambda: np.zeros(shape, dtype))
+
+
+def _describe_tables(checkpoint: Checkpoint, matched: Match, architecture: Architecture) -> str:
+    if matched.tables.own:
+        sides = " and the ".join(matched.tables.own)
+        return f"the {sides} have token tables of their own, as transformers 5 unties them"
+    if not architecture.generates:
+        return "one table"
+    return "one table, tied to the head" if checkpoint.config.tie_word_embeddings else "one table, not tied to the head"
+
+
+def _sizes_and_hashes(folder: Path, known: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Size in bytes and BLAKE3 hash of each file, weights first; `known` hashes are not computed again."""
+    others = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    return {
+        name: {"size": (folder / name).stat().st_size, "blake3": known.get(name) or hash_file(folder / name)}
+        for name in (*known, *others)
+    }
