@@ -71,7 +71,12 @@ class Size:
         left out, as is a target's attention to itself."""
         source = sum(lengths) * self.layers * 2 * self.dim
         flops = 2 * len(lengths) * rows * self.decoder_weights + 2 * rows * source
-        return ceilings.seconds(4 * (self.decoder_weights + source), flops)
+        return ceilings.seconds(self.step_bytes(lengths), flops)
+
+    def step_bytes(self, lengths: Sequence[int], *, past: float = 0, itemsize: int = 4) -> float:
+        """What one call must read: the weights once, the keys and values of each source once whatever its beams, and
+        those of `past` tokens."""
+        return itemsize * (self.decoder_weights + (sum(lengths) + past) * self.layers * 2 * self.dim)
 
     def generate(self, ceilings: Ceilings, lengths: Sequence[int], rows: int, calls: int) -> float:
         """A forward pass is one call, for a whole target."""
@@ -82,4 +87,5 @@ class Size:
 SIZES = {
     "bart-base": Size(layers=6, dim=768, heads=12, ffn=3072),
     "bart-large": Size(layers=12, dim=1024, heads=16, ffn=4096),
+    "tiny": Size(layers=2, dim=64, heads=4, ffn=128),
 }
