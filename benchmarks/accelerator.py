@@ -6,9 +6,9 @@ Parity with the stored references first. Then bart-large-cnn's setting (source 1
 weights), batch encoding and a training step, beside Hugging Face's PyTorch with sdpa where torch and transformers can
 be imported. Load, compile, prefill and decode are apart; a decoding step is set beside the bytes that it must read.
 
-The parts run one after the other, each in a process of its own, which has the device for itself and is ended when its
-time is up. The most valuable come first. The record is written anew after every figure, so that a run that is cut off
-leaves what it had. Where there is no accelerator, all of it runs small.
+The parts run one after the other, the most valuable first. Each is a process of its own, which has the device for
+itself and is killed when its time is up. The record is rewritten after every figure, so that a run that is cut off
+leaves what it had. Without an accelerator the same parts run on tiny shapes.
 """
 
 import argparse
@@ -40,7 +40,7 @@ TOO_SHORT = 20
 class Part:
     name: str
     seconds: float
-    """At most. It is ended then, with the figures that it has."""
+    """Its budget. The process is killed then; the figures that it has written stay."""
     peer: tuple[str, str] | None
     tasks: Sequence[dict[str, Any]]
 
@@ -70,7 +70,7 @@ class Setting:
             for kind in ("encode", "attention")
         )
         parts = [
-            Part("bart_eqx bfloat16", 170, ("ours", "bfloat16"), [*all_batches, train]),
+            Part("bart_eqx bfloat16", 180, ("ours", "bfloat16"), [*all_batches, train]),
             Part("hf_torch bfloat16", 100, ("hf_torch", "bfloat16"), [*all_batches, *encode, train]),
             Part("bart_eqx encoder", 60, ("ours", "bfloat16"), attention),
             Part("bart_eqx float32", 80, ("ours", "float32"), [first, encode[0], train]),
@@ -89,7 +89,7 @@ SMALL = Setting("tiny", src=32, new=8, batches=(2,), batch=2, train=dict(batch=2
 
 
 def figures_of(command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
-    """What a process writes, line by line, until it ends or is ended; at last an "error", if that was not well."""
+    """The figures that a process writes, one a line, until it ends or its time is up; then an "error", if it failed."""
     variables = os.environ | dict(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", PYTHONUNBUFFERED="1")
     with (
         tempfile.TemporaryFile("w+") as log,
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with tempfile.TemporaryDirectory() as temporary:
         record["setting"] = dataclasses.asdict(SMALL)
-        first = Part("device and parity", 110, None, [])
+        first = Part("device and parity", 130, None, [])
         run(first, sys.executable, dict(ceilings=dict(elements=1 << 30, side=8192), cases=options.cases))
         device = device_of(record)
         setting = SMALL if device is None or device["platform"] == "cpu" else FULL

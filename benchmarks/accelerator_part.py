@@ -2,8 +2,7 @@
 
     python accelerator_part.py '{"peer": ["ours", "bfloat16"], "folder": ..., "size": ..., "tasks": [...]}'
 
-A figure is a line of JSON on standard output. Of a peer, which is bart_eqx or another environment's library, nothing is
-imported before it is asked for.
+A figure is a line of JSON on standard output. PyTorch's interpreter may have no JAX: each task imports what it needs.
 """
 
 import json
@@ -42,8 +41,8 @@ def without_peer(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def device(elements: int, side: int) -> dict[str, Any]:
-    """What this machine is, and what it reaches: `elements` float32 numbers are read, and copied; matrices of `side` by
-    `side` random numbers are multiplied. On a CPU a 16th of the numbers, and matrices of a quarter."""
+    """What this machine is, and what it reaches when it reads and copies `elements` float32 numbers, and multiplies
+    matrices of `side` by `side` random numbers. On a CPU it gets a 16th of the elements and a quarter of the side."""
     import jax
     import jax.numpy as jnp
     from bounds import DATA_SHEET, median_seconds
@@ -133,7 +132,7 @@ def generation(peer: Any, ids: np.ndarray, beams: int, new: int) -> dict[str, An
 
 
 def attentions(peer: Any, ids: np.ndarray, figure: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The encoder with its own attention and with a fused one, in turn, and how far they are apart."""
+    """The encoder with its own attention, then with a fused one, and how far they are apart."""
     import equinox as eqx
     import jax
     from fused_attention import with_fused_encoder
