@@ -29,6 +29,8 @@ class FusedAttention(bart_eqx.AbstractAttention):
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, None]:
         heads, head_dim = keys.shape[-3], keys.shape[-2]
+        if mask is not None:  # cuDNN does not broadcast along the queries
+            mask = jnp.broadcast_to(mask, (*mask.shape[:-2], x.shape[-2], keys.shape[-1]))
         found = jax.nn.dot_product_attention(
             self.inner.q_proj(x).reshape(*x.shape[:-1], heads, head_dim),
             jnp.moveaxis(keys, -1, -3),
