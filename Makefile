@@ -10,7 +10,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/jax JAX_PERSISTENT_CA
 # Programs of tiny models run for milliseconds and compile for seconds; the slow tests and the oracle optimise as users do.
 QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1
 
-.PHONY: demo test test-slow oracle test-oracle references lint format types docs clean
+.PHONY: demo test test-slow oracle test-oracle references accelerator lint format types docs clean
 
 demo: $(VENV)/.ready  ## Convert the shipped Flax checkpoint and spell numbers: make demo NUMBERS="40217 7"
 	$(VENV)/bin/python -m bart_eqx.demo $(NUMBERS)
@@ -26,6 +26,10 @@ test-oracle: $(ORACLE)/.ready  ## The live comparisons with Hugging Face's Flax
 
 references: $(ORACLE)/.ready  ## Make the stored references of the tests anew
 	$(ORACLE)/bin/python scripts/make_references.py
+
+# Not in the project's environment: PYTHON is one whose JAX knows the accelerator (benchmarks/README.md).
+accelerator:  ## Parity and speed on this machine's accelerator; small on a CPU
+	PYTHONPATH=$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/accelerator.py $(ARGUMENTS)
 
 lint: $(VENV)/.ready
 	$(VENV)/bin/ruff check .

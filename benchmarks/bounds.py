@@ -7,11 +7,37 @@ rate, whichever takes longer. Measured through XLA, so that the ceilings are tho
 import dataclasses
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+
+# Of the memory, in bytes per second, by `jax.Device.device_kind`: the makers' data sheets.
+DATA_SHEET = {
+    "NVIDIA A100-SXM4-40GB": 1.555e12,
+    "NVIDIA A100-SXM4-80GB": 2.039e12,
+    "NVIDIA A100 80GB PCIe": 1.935e12,
+    "NVIDIA H100 PCIe": 2.0e12,
+    "NVIDIA H100 80GB HBM3": 3.35e12,
+    "NVIDIA H200": 4.8e12,
+    "NVIDIA L4": 0.3e12,
+    "NVIDIA L40S": 0.864e12,
+    "Tesla T4": 0.32e12,
+    "Tesla V100-SXM2-16GB": 0.9e12,
+}
+
+
+def median_seconds(run: Callable[..., Any], *arrays: jax.Array) -> float:
+    """Of seven runs, after one that compiles."""
+    jax.block_until_ready(run(*arrays))
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        jax.block_until_ready(run(*arrays))
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,18 +47,10 @@ class Ceilings:
 
     @classmethod
     def measure(cls) -> "Ceilings":
-        def median(run: Any, *arrays: jax.Array) -> float:
-            jax.block_until_ready(run(*arrays))
-            times = []
-            for _ in range(7):
-                start = time.perf_counter()
-                jax.block_until_ready(run(*arrays))
-                times.append(time.perf_counter() - start)
-            return statistics.median(times)
-
         large, square = jnp.ones(1 << 27), jnp.ones((2048, 2048))
         return cls(
-            large.nbytes / median(jax.jit(jnp.sum), large), 2 * 2048**3 / median(jax.jit(jnp.matmul), square, square)
+            large.nbytes / median_seconds(jax.jit(jnp.sum), large),
+            2 * 2048**3 / median_seconds(jax.jit(jnp.matmul), square, square),
         )
 
     def seconds(self, size: float, flops: float) -> float:
@@ -71,7 +89,12 @@ class Size:
         left out, as is a target's attention to itself."""
         source = sum(lengths) * self.layers * 2 * self.dim
         flops = 2 * len(lengths) * rows * self.decoder_weights + 2 * rows * source
-        return ceilings.seconds(4 * (self.decoder_weights + source), flops)
+        return ceilings.seconds(self.step_bytes(lengths), flops)
+
+    def step_bytes(self, lengths: Sequence[int], *, past: float = 0, itemsize: int = 4) -> float:
+        """What one call must read: the weights once, the keys and values of each source once whatever its beams, and
+        those of `past` tokens."""
+        return itemsize * (self.decoder_weights + (sum(lengths) + past) * self.layers * 2 * self.dim)
 
     def generate(self, ceilings: Ceilings, lengths: Sequence[int], rows: int, calls: int) -> float:
         """A forward pass is one call, for a whole target."""
@@ -82,4 +105,5 @@ class Size:
 SIZES = {
     "bart-base": Size(layers=6, dim=768, heads=12, ffn=3072),
     "bart-large": Size(layers=12, dim=1024, heads=16, ffn=4096),
+    "tiny": Size(layers=2, dim=64, heads=4, ffn=128),
 }

@@ -20,11 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
-import jax
 from bounds import SIZES, Ceilings
-
-import bart_eqx
+from checkpoints import checkpoint
 
 
 HERE = Path(__file__).parent
@@ -60,14 +57,22 @@ VARIANTS = {
 
 
 class Worker:
-    """A process that holds one peer."""
+    """A process that holds one peer. `environment` is its variables, by default this process's."""
 
-    def __init__(self, python: str, module: str, variant: str, folder: Path, workload: dict[str, Any]):
+    def __init__(
+        self,
+        python: str,
+        module: str,
+        variant: str,
+        folder: Path,
+        workload: dict[str, Any],
+        environment: dict[str, str] | None = None,
+    ):
         command = [python, str(HERE / "worker.py"), module, variant, str(folder), json.dumps(workload)]
         self.name = f"{module.removesuffix('_peer')} {variant}".replace("ours", "bart_eqx")
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environment
         )
 
     def answer(self) -> dict[str, Any] | None:
@@ -88,28 +93,6 @@ class Worker:
     def stop(self) -> None:
         self.process.kill()
         self.process.communicate()
-
-
-def checkpoint(size: str, folder: Path) -> Path:
-    """Random weights, as both formats. The numbers do not matter for time; that all peers have the same does."""
-    if not folder.exists():
-        shape = SIZES[size]
-        config = bart_eqx.BartConfig(
-            d_model=shape.dim,
-            encoder_layers=shape.layers,
-            decoder_layers=shape.layers,
-            encoder_attention_heads=shape.heads,
-            decoder_attention_heads=shape.heads,
-            encoder_ffn_dim=shape.ffn,
-            decoder_ffn_dim=shape.ffn,
-        )
-        make = eqx.filter_jit(bart_eqx.BartForConditionalGeneration)
-        model = make(config, key=jax.random.key(0))
-        partial = folder.with_name(f"{folder.name}.partial")
-        bart_eqx.save_pretrained(model, partial / "pytorch")
-        bart_eqx.save_pretrained(model, partial / "flax", to="flax")
-        partial.rename(folder)
-    return folder
 
 
 def lengths(workload: dict[str, Any]) -> list[int]:
@@ -138,9 +121,14 @@ def bound(ceilings: Ceilings, workload: dict[str, Any]) -> float:
             return size.generate(ceilings, sources, beams, new)
 
 
-def measure(workload: dict[str, Any], folder: Path, peers: dict[str, str], rounds: int) -> list[dict[str, Any]]:
+def task_of(workload: dict[str, Any]) -> dict[str, Any]:
+    """What a worker is told of a workload."""
     task = {name: value for name, value in workload.items() if name not in ("size", "ragged", "src", "batch")}
-    task["lengths"] = lengths(workload)
+    return task | dict(lengths=lengths(workload))
+
+
+def measure(workload: dict[str, Any], folder: Path, peers: dict[str, str], rounds: int) -> list[dict[str, Any]]:
+    task = task_of(workload)
     rows, workers = [], []
     for peer, python in peers.items():
         for module, variant in VARIANTS[peer]:  # one after the other: loading beside another would be another number

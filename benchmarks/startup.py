@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from run import checkpoint
+from checkpoints import checkpoint
 
 
 WRITE = """

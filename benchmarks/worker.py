@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,30 +27,36 @@ def main() -> None:
     def answer(**fields: Any) -> None:
         print(json.dumps(fields), file=answers, flush=True)
 
-    peer = import_module(f"peers.{module}").Peer(folder, variant)
+    peer_module = import_module(f"peers.{module}")
+    imported = time.perf_counter()
+    peer = peer_module.Peer(folder, variant)
     loaded = time.perf_counter()
     kind = workload.pop("kind")
     if not hasattr(peer, kind):
         answer(supported=False)
         return
-    generator = np.random.default_rng(0)
-    lengths = np.array(workload.pop("lengths"))
-    ids = generator.integers(4, 50000, (len(lengths), lengths.max())).astype(np.int32)
-    ids[:, 0], ids[np.arange(len(lengths)), lengths - 1] = 0, 2
-    ids[np.arange(lengths.max()) >= lengths[:, None]] = PADDING
-    targets = generator.integers(4, 50000, (len(lengths), workload.get("tgt", 1))).astype(np.int32)
-    if module == "hf_torch":
-        ids, targets = ids.astype(np.int64), targets.astype(np.int64)
+    ids, targets = inputs(workload.pop("lengths"), workload.get("tgt", 1))
     run = getattr(peer, kind)(ids, targets=targets, **workload)
     result = run()
     first = time.perf_counter() - loaded
     tokens = result.tolist() if isinstance(result, np.ndarray) else None
-    answer(supported=True, load=loaded - started, first=first, versions=peer.versions, tokens=tokens)
+    times = dict(imports=imported - started, load=loaded - started, first=first)
+    answer(supported=True, **times, versions=peer.versions, tokens=tokens)
     for _ in sys.stdin:
         begin = time.perf_counter()
         run()
         seconds = time.perf_counter() - begin
         answer(seconds=seconds, peak_mib=peak_mib())
+
+
+def inputs(lengths: Sequence[int], tgt: int, vocab: int = 50000) -> tuple[np.ndarray, np.ndarray]:
+    """Random sources of these lengths, right-padded, and a target of `tgt` tokens for each."""
+    generator = np.random.default_rng(0)
+    ends = np.array(lengths)
+    ids = generator.integers(4, vocab, (len(ends), ends.max())).astype(np.int32)
+    ids[:, 0], ids[np.arange(len(ends)), ends - 1] = 0, 2
+    ids[np.arange(ends.max()) >= ends[:, None]] = PADDING
+    return ids, generator.integers(4, vocab, (len(ends), tgt)).astype(np.int32)
 
 
 def peak_mib() -> float:

@@ -93,6 +93,32 @@ def flax_references() -> None:
     convert(TARGET / "flax-msgpack", TARGET / "converted", overwrite=True)  # for PyTorch to read
 
 
+def gradient_references() -> None:
+    """Of one loss, with respect to every parameter; `benchmarks/parity.py` compares on whatever device it finds."""
+    sys.path.insert(0, str(TESTS))
+    import jax
+    import jax.numpy as jnp
+
+    from oracle.conftest import hf_model
+    from oracle.test_forward import inputs_for
+    from oracle.test_gradients import GAIN
+    from support import flatten
+
+    reference = hf_model("BartForConditionalGeneration", "scaled", gain=GAIN)
+    inputs = inputs_for("BartForConditionalGeneration", reference.config)
+    weights = np.random.default_rng(0).standard_normal(
+        (*inputs["decoder_input_ids"].shape, reference.config.vocab_size)
+    )
+    weights = weights.astype(np.float32)
+    loss = lambda params: jnp.mean(jnp.tanh(reference(**inputs, params=params).logits / 4) * weights)
+    gradients = flatten(jax.jit(jax.grad(loss))(reference.params))
+    arrays: dict[str, Any] = {f"input.{name}": array for name, array in inputs.items()}
+    arrays |= {f"gradient.{name}": np.asarray(array) for name, array in gradients.items()}
+    save(
+        "gradients-scaled", arrays | dict(weights=weights, gain=np.array(GAIN)), versions("transformers", "flax", "jax")
+    )
+
+
 def torch_references() -> None:
     """What PyTorch makes of the stored folder: logits, the class of a pair, and folders of its own: in shards too, and
     with three token tables.
@@ -146,6 +172,7 @@ def main() -> None:
     TARGET.mkdir(exist_ok=True)
     if parser.parse_args().framework == "flax":
         flax_references()
+        gradient_references()
     else:
         torch_references()
 

@@ -1,4 +1,7 @@
-"""Hugging Face's PyTorch: transformers 5 and torch, eager with sdpa, or its forward pass through torch.compile."""
+"""Hugging Face's PyTorch with sdpa: transformers 5 and torch.
+
+Eager in float32, also with TF32 products ("tf32") or in "bfloat16", or its forward pass through torch.compile.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -11,18 +14,30 @@ import transformers
 class Peer:
     def __init__(self, folder: Path, variant: str):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = transformers.BartForConditionalGeneration.from_pretrained(folder / "pytorch").eval().to(self.device)
+        if variant == "tf32":
+            torch.set_float32_matmul_precision("high")
+        dtype = torch.bfloat16 if variant == "bfloat16" else torch.float32
+        load = transformers.BartForConditionalGeneration.from_pretrained
+        model = load(folder / "pytorch", dtype=dtype, attn_implementation="sdpa").eval().to(self.device)
         self.model: Any = model
         if variant == "compile":
             self.model.forward = torch.compile(model.forward)
         self.versions = {"torch": torch.__version__, "transformers": transformers.__version__, "device": self.device}
 
     def _ids(self, ids: np.ndarray) -> torch.Tensor:
-        return torch.tensor(ids, device=self.device)
+        return torch.tensor(ids, dtype=torch.bool if ids.dtype == bool else torch.int64, device=self.device)
 
     def _wait(self) -> None:
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+    def peak_bytes(self) -> int | None:
+        """The most memory of the device that was allocated since this was last asked."""
+        if self.device != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return peak
 
     def encode(self, ids: np.ndarray, **_: Any):
         tokens, encoder = self._ids(ids), self.model.get_encoder()

@@ -19,11 +19,18 @@ def exactly(new: int) -> dict[str, Any]:
 
 class Peer:
     def __init__(self, folder: Path, variant: str):
+        if variant == "highest":  # float32 products without TF32, which accelerators take for them by default
+            jax.config.update("jax_default_matmul_precision", "highest")
         dtype = jnp.bfloat16 if variant == "bfloat16" else jnp.float32
         self.model = bart_eqx.from_pretrained(folder / "pytorch", bart_eqx.BartForConditionalGeneration, dtype=dtype)
         if variant == "int8":
             self.model = bart_eqx.quantize(self.model)
         self.versions = {"jax": jax.__version__, "equinox": eqx.__version__, "device": jax.devices()[0].device_kind}
+
+    def peak_bytes(self) -> int | None:
+        """The most memory of the device that was allocated so far. JAX cannot start anew."""
+        statistics = jax.devices()[0].memory_stats()
+        return None if statistics is None else statistics["peak_bytes_in_use"]
 
     def encode(self, ids: np.ndarray, **_: Any):
         encode = eqx.filter_jit(lambda model, ids: model.encode(ids).last_hidden_state)

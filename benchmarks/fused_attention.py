@@ -1,0 +1,48 @@
+"""`jax.nn.dot_product_attention` in the place of BART's own attention: with cuDNN's kernel on a GPU."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+import bart_eqx
+
+
+class FusedAttention(bart_eqx.AbstractAttention):
+    """A `BartAttention`'s projections around a fused product. It has no dropout, and no weights to return."""
+
+    inner: bart_eqx.BartAttention
+    implementation: Literal["cudnn", "xla"] = eqx.field(static=True)
+    """"cudnn" needs an NVIDIA GPU and 16-bit numbers."""
+
+    def project_kv(self, source: jax.Array, *positions: Any) -> tuple[jax.Array, jax.Array]:
+        return self.inner.project_kv(source, *positions)
+
+    def attend(
+        self,
+        x: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        mask: jax.Array | None,
+        *positions: Any,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, None]:
+        heads, head_dim = keys.shape[-3], keys.shape[-2]
+        if mask is not None:  # cuDNN does not broadcast along the queries
+            mask = jnp.broadcast_to(mask, (*mask.shape[:-2], x.shape[-2], keys.shape[-1]))
+        found = jax.nn.dot_product_attention(
+            self.inner.q_proj(x).reshape(*x.shape[:-1], heads, head_dim),
+            jnp.moveaxis(keys, -1, -3),
+            jnp.swapaxes(values, -2, -3),
+            mask=mask,
+            implementation=self.implementation,
+        )
+        return self.inner.out_proj(found.reshape(x.shape)), None
+
+
+def with_fused_encoder(
+    model: bart_eqx.BartForConditionalGeneration, implementation: Literal["cudnn", "xla"]
+) -> bart_eqx.BartForConditionalGeneration:
+    where = lambda model: [layer.self_attn for layer in model.model.encoder.layers]
+    return eqx.tree_at(where, model, [FusedAttention(attention, implementation) for attention in where(model)])
