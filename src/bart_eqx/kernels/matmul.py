@@ -18,7 +18,8 @@ FEW_ROWS = 64
 @partial(jax.jit, inline=True)
 def matmul(x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_dim"]) -> Float[Array, "*batch out_dim"]:
     """`x @ weight.T`, summed in at least float32 and returned in the dtype of `x`."""
-    return _times_transposed(x, weight, at_least_float32(x.dtype)).astype(x.dtype)
+    product = _times_transposed(x.reshape(-1, x.shape[-1]), weight, at_least_float32(x.dtype))
+    return product.reshape(*x.shape[:-1], weight.shape[0]).astype(x.dtype)
 
 
 @partial(jax.jit, inline=True)
@@ -30,50 +31,53 @@ def int8_matmul(
     The integers are summed exactly, in int32. Rounding has no derivative of its own: the derivative is that of the
     product before `x` was rounded (a straight-through estimator, arXiv:1308.3432).
     """
-    return _int8_matmul(x, weight, weight_scale)
+    wide = at_least_float32(x.dtype)
+    product = _int8_matmul(x.reshape(-1, x.shape[-1]).astype(wide), weight, weight_scale.astype(wide))
+    return product.reshape(*x.shape[:-1], weight.shape[0]).astype(x.dtype)
 
 
 @jax.custom_jvp
 def _int8_matmul(
-    x: Float[Array, "*batch in_dim"], weight: Int8[Array, "out_dim in_dim"], weight_scale: Float[Array, " out_dim"]
-) -> Float[Array, "*batch out_dim"]:
-    return (_unscaled_int8_matmul(x, weight) * weight_scale).astype(x.dtype)
+    x: Float[Array, "rows in_dim"], weight: Int8[Array, "out_dim in_dim"], weight_scale: Float[Array, " out_dim"]
+) -> Float[Array, "rows out_dim"]:
+    return _unscaled_int8_matmul(x, weight) * weight_scale
 
 
 @_int8_matmul.defjvp
 def _int8_matmul_jvp(primals, tangents):
     (x, weight, weight_scale), (x_dot, _, weight_scale_dot) = primals, tangents
-    wide = at_least_float32(x.dtype)
-    product_dot = _times_transposed(x_dot, weight.astype(x.dtype), wide) * weight_scale.astype(wide)
-    product_dot += _unscaled_int8_matmul(x, weight) * weight_scale_dot.astype(wide)
-    return _int8_matmul(x, weight, weight_scale), product_dot.astype(x.dtype)
+    product_dot = _times_transposed(x_dot, weight.astype(x.dtype), x.dtype) * weight_scale
+    product_dot += _unscaled_int8_matmul(x, weight) * weight_scale_dot
+    return _int8_matmul(x, weight, weight_scale), product_dot
 
 
 def _unscaled_int8_matmul(
-    x: Float[Array, "*batch in_dim"], weight: Int8[Array, "out_dim in_dim"]
-) -> Float[Array, "*batch out_dim"]:
-    rows, scale = quantize_rows(x.astype(at_least_float32(x.dtype)))
-    return _times_transposed(rows, weight, jnp.int32).astype(scale.dtype) * scale[..., None]
+    x: Float[Array, "rows in_dim"], weight: Int8[Array, "out_dim in_dim"]
+) -> Float[Array, "rows out_dim"]:
+    integers, scale = quantize_rows(x)
+    return _times_transposed(integers, weight, jnp.int32).astype(x.dtype) * scale[:, None]
 
 
-def quantize_rows(x: Float[Array, "*batch dim"]) -> tuple[Int8[Array, "*batch dim"], Float[Array, "*batch"]]:
-    """Integers `q` from -127 to 127 and the scale of each row, in the dtype of `x`: `x = scale[..., None] * q`, nearly.
+def quantize_rows(x: Float[Array, "rows dim"]) -> tuple[Int8[Array, "rows dim"], Float[Array, " rows"]]:
+    """Integers from -127 to 127 and the scale of each row, in the dtype of `x`: `x` is nearly `scale[:, None] * q`.
 
     A row that holds NaN or an infinity has the scale NaN.
     """
     wide = x.astype(at_least_float32(x.dtype))
-    largest = jnp.max(jnp.abs(wide), axis=-1)
+    largest = jnp.max(jnp.abs(wide), axis=-1, keepdims=True)
     # XLA's maximum on CPU leaves NaN out where there are many rows (jaxlib 0.10.2); its sum does not.
-    largest += 0 * jnp.sum(wide, axis=-1)
+    largest += 0 * jnp.sum(wide, axis=-1, keepdims=True)
     scale = (largest / 127).astype(x.dtype)  # rounded first, so that the integers make up for its rounding
     scale = jnp.where(scale == 0, jnp.ones_like(scale), scale)
-    steps = jnp.round(wide / scale.astype(wide.dtype)[..., None])
-    return jnp.clip(steps, -127, 127).astype(jnp.int8), scale
+    integers = jnp.round(wide / scale.astype(wide.dtype))
+    if x.dtype != wide.dtype:  # a scale that was rounded down may leave more than 127 steps
+        integers = jnp.clip(integers, -127, 127)
+    return integers.astype(jnp.int8), scale[:, 0]
 
 
 def _times_transposed(
-    x: Num[Array, "*batch in_dim"], matrix: Num[Array, "out_dim in_dim"], dtype: DTypeLike
-) -> Num[Array, "*batch out_dim"]:
+    x: Num[Array, "rows in_dim"], matrix: Num[Array, "out_dim in_dim"], dtype: DTypeLike
+) -> Num[Array, "rows out_dim"]:
     """`x @ matrix.T`, summed and returned in `dtype`.
 
     On CPU a product of few rows is computed as `(matrix @ x.T).T` (measurements in `docs/performance.md`).
@@ -81,21 +85,18 @@ def _times_transposed(
 
     # One `dot_general`: with an explicit transpose XLA misses its fast int8 kernel.
     def reference(x: Array, matrix: Array) -> Array:
-        return jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (1,)), ((), ())), preferred_element_type=dtype)
+        return jax.lax.dot_general(x, matrix, (((1,), (1,)), ((), ())), preferred_element_type=dtype)
 
     def matrix_first(x: Array, matrix: Array) -> Array:
-        rows = few = x.reshape(-1, x.shape[-1])
-        barrier = jax.lax.optimization_barrier
+        barrier, few = jax.lax.optimization_barrier, x
         if x.dtype != dtype:
             # XLA's kernel for 16-bit numbers and int8 needs two rows, and rows that are contiguous: those that another
             # product left transposed are put in order by a reshape that XLA cannot fold.
-            few = jnp.concatenate([rows, rows]) if rows.shape[0] == 1 else barrier(rows[None]).reshape(rows.shape)
+            few = jnp.concatenate([x, x]) if x.shape[0] == 1 else barrier(x[None]).reshape(x.shape)
         product = barrier(reference(matrix, few))  # without the barrier XLA swaps the operands back
-        return product.T[: rows.shape[0]].reshape(*x.shape[:-1], matrix.shape[0])
+        return product.T[: x.shape[0]]
 
-    rows = 1
-    for size in x.shape[:-1]:
-        rows *= size
-    if not isinstance(rows, int) or rows > FEW_ROWS:  # the number of rows may be symbolic, in `jax.export`
+    rows = x.shape[0]
+    if not isinstance(rows, int) or rows > FEW_ROWS:  # the number of rows is symbolic in some calls of `jax.export`
         return reference(x, matrix)
     return by_platform(reference, x, matrix, cpu=matrix_first)
