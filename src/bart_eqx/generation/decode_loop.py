@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
@@ -23,7 +24,7 @@ from ..kernels.rows import row_by_row
 from ..model.cache import DecoderCache
 from ..model.language_model import AbstractCausalLM, AbstractLanguageModel, AbstractSeq2SeqLM
 from ..model.outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions
-from ..typing import Array, at_least_float32
+from ..typing import Array
 
 
 logger = logging.getLogger("bart_eqx.generation")  # announces every compilation
@@ -235,7 +236,7 @@ def _decode_in_order(
 
 def logits_dtype(cache: DecoderCache) -> DTypeLike:
     """Of the logits that `next_logits` and `chunk_logits` return: float32, or float64 in a float64 model."""
-    return at_least_float32(cache.self_attn[0].keys.dtype)
+    return np.promote_types(cache.self_attn[0].keys.dtype, np.float32)
 
 
 def prefill(
