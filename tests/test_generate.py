@@ -616,12 +616,19 @@ def test_refused(model: Model, options: dict, error: type, message: str) -> None
         generate(model, np.array([5, 6]), **options)
 
 
-def test_what_has_no_effect_is_said(model: Model) -> None:
+def test_what_has_no_effect_is_said(model: Model, causal: bart_eqx.BartForCausalLM) -> None:
     with pytest.warns(UserWarning, match="`temperature=0.5` has no effect without `do_sample=True`") as warned:
         write(model, temperature=0.5)
     assert warned[0].filename == __file__  # where it was asked for, and not in here
     with pytest.warns(UserWarning, match="`length_penalty=2.0` has no effect without `num_beams > 1`"):
         write(model, length_penalty=2.0)
+    with pytest.warns(UserWarning, match="`key` has no effect without `do_sample=True`") as warned:
+        write(model, key=KEY)
+    assert warned[0].filename == __file__
+    with pytest.warns(UserWarning, match="`bos_token_id=5` has no effect on an encoder-decoder"):
+        write(model, bos_token_id=5)
+    with pytest.warns(UserWarning, match="`decoder_start_token_id=5` has no effect on a decoder alone"):
+        generate(causal, np.array([5, 6]), decoder_start_token_id=5, max_length=4)
     # From a checkpoint it is only a setting that this call does not use.
     write(model, generation_config=GenerationConfig(temperature=0.5, length_penalty=2.0))
 
@@ -648,6 +655,74 @@ def test_bad_inputs(model: Model, causal: bart_eqx.BartForCausalLM) -> None:
         generate(causal, None, np.ones((3, 4), int), encoder_outputs=encoded)
     with pytest.raises(ValueError, match="`encoder_attention_mask` was given without `encoder_outputs`"):
         generate(causal, np.array([5, 6]), encoder_attention_mask=np.array([1]))
+
+
+@pytest.mark.parametrize("call", [generate, stream])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            dict(input_ids=[[5, 6], [7, 8]]),
+            TypeError,
+            "`input_ids` must be a NumPy or JAX array of integers .*Got list",
+        ),
+        (dict(input_ids="a text"), TypeError, "Got str"),
+        (dict(input_ids=np.array([5.0, 6.0])), TypeError, r"`input_ids` .*integers \[\*batch, src\]. Got float64\[2\]"),
+        (dict(input_ids=np.array(5)), TypeError, r"Got int64\[\]"),
+        (dict(attention_mask=[1, 1]), TypeError, "`attention_mask` must be .*Got list"),
+        (dict(attention_mask=np.array([0.0, -1e9])), TypeError, "booleans or integers"),
+        (dict(attention_mask=np.array([1, 1, 1])), ValueError, r"the shape of `input_ids`, \(2,\). Got \(3,\)"),
+        (dict(decoder_input_ids=[2, 5]), TypeError, "`decoder_input_ids` must be .*Got list"),
+        (
+            dict(decoder_input_ids=np.array([2, 5]), decoder_attention_mask=np.array([1])),
+            ValueError,
+            "`decoder_attention_mask` must have the shape of `decoder_input_ids`",
+        ),
+        (dict(encoder_outputs=jnp.ones((2, 30))), TypeError, "what `model.encode` returns. Got float32"),
+        (dict(generation_config=dict(max_length=5)), TypeError, "must be a GenerationConfig.*Got dict"),
+        (dict(semantics="tensorflow"), ValueError, '"pytorch" or "flax". Got \'tensorflow\''),
+        (
+            dict(logits_processor=lambda logits, tokens, length: logits),
+            TypeError,
+            "a list of functions. Got function",
+        ),
+        (dict(pad_to_multiple_of=2.5), ValueError, "at least 1. Got 2.5"),
+        (dict(do_sample=True, key=0), TypeError, "as from jax.random.key.*Got int"),
+        (dict(do_sample=True, key=jax.random.split(KEY)), TypeError, "one JAX key"),
+        (dict(model="bart"), TypeError, "Got str"),
+    ],
+)
+def test_wrong_types_are_said_in_a_sentence(
+    model: Model, call: Any, arguments: dict[str, Any], error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message) as raised:
+        call(**(dict(model=model, input_ids=np.array([5, 6])) | arguments))
+    assert len(str(raised.value)) < 600
+
+
+def test_numpy_for_encoder_outputs(model: Model) -> None:
+    """As `jax.device_get` leaves them."""
+    inputs = ragged_inputs(model.config)
+    encoded = eqx.filter_jit(model.encode)(inputs["input_ids"], inputs["attention_mask"])
+    given = dict(attention_mask=inputs["attention_mask"], max_length=12, **FREE)
+    on_host = generate(model, encoder_outputs=jax.device_get(encoded), **given)
+    np.testing.assert_array_equal(on_host.sequences, write(model).sequences)
+
+
+@pytest.mark.parametrize("call", [generate, lambda *args, **kwargs: list(stream(*args, **kwargs))])
+@pytest.mark.parametrize("where", [lambda m: m.model.decoder.dropout, lambda m: m.model.encoder.layerdrop])
+def test_training_mode(model: Model, call: Any, where: Any) -> None:
+    drop = eqx.tree_at(lambda d: (d.p, d.inference), where(model), (0.1, False))
+    training = eqx.tree_at(where, model, drop)
+    with pytest.raises(ValueError, match="training mode.*`equinox.nn.inference_mode"):
+        call(training, np.array([5, 6]), max_length=4)
+
+
+def test_an_encoder_decoder_that_says_it_is_none() -> None:
+    """A decoder alone may say either: its config may come from the whole model."""
+    other = random_model(Model, configured("unequal", decoder_layers=1, is_encoder_decoder=False))
+    with pytest.raises(ValueError, match="says is_encoder_decoder=False, and the model is an encoder-decoder"):
+        generate(other, np.array([5, 6]))
 
 
 @pytest.mark.parametrize("search", [dict(), dict(num_beams=3)])

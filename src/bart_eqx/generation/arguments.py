@@ -14,7 +14,7 @@ from ..generation_config import GenerationConfig
 from ..model.causal_lm import BartForCausalLM
 from ..model.checks import check_token_ids, is_known
 from ..typing import Array, HostArray
-from .checks import Semantics, check_options, check_shapes, check_vocabulary, checked_length
+from .checks import Semantics, check_arguments, check_options, check_shapes, check_vocabulary, checked_length
 from .decode_loop import Ending, LanguageModel, ModelInputs
 from .processors.from_config import flax_processors, pytorch_processors
 from .processors.scores import LogitsProcessor, int_setting
@@ -84,7 +84,7 @@ class Texts:
     prompt: Tokens
     source: Tokens | None
     """The source's ids, where they were given; for a decoder alone always `None`."""
-    encoder_hidden_states: Float[Array, "... src dim"] | None
+    encoder_hidden_states: Float[HostArray, "... src dim"] | None
     encoder_attention_mask: Bool[HostArray, "... mask_src"] | None
 
 
@@ -94,15 +94,15 @@ def validated(given: Mapping[str, Any]) -> Arguments:
     Raises:
         TypeError, ValueError: as `generate` does.
     """
+    check_arguments(given)
     model, options, semantics = given["model"], given["options"], given["semantics"]
     multiple, allowed = given["pad_to_multiple_of"], given["prefix_allowed_tokens"]
     config = (given["generation_config"] or model.generation_config).override(**options)
-    check_options(config, options, semantics, has_trie=allowed is not None, has_key=given["key"] is not None)
-    check_vocabulary(config, model.config.vocab_size)
-    if multiple is not None and multiple < 1:
-        raise ValueError(f"`pad_to_multiple_of` must be at least 1. Got {multiple}.")
-
     decoder_alone = isinstance(model, BartForCausalLM)
+    has = dict(has_trie=allowed is not None, has_key=given["key"] is not None)
+    check_options(config, options, semantics, decoder_alone=decoder_alone, **has)
+    check_vocabulary(config, model.config.vocab_size)
+
     texts = (_decoder_texts if decoder_alone else _encoder_decoder_texts)(model, config, given)
     prompt, source, states = texts.prompt, texts.source, texts.encoder_hidden_states
     source_mask = texts.encoder_attention_mask
@@ -127,7 +127,7 @@ def validated(given: Mapping[str, Any]) -> Arguments:
         prompt=put(prompt.ids),
         prompt_mask=put_given(prompt.mask),
         input_ids=None if states is not None or source is None else put(source.ids),
-        encoder_hidden_states=None if states is None else states.reshape(rows, *states.shape[-2:]),
+        encoder_hidden_states=None if states is None else jax.device_put(states).reshape(rows, *states.shape[-2:]),
         encoder_attention_mask=put_given(source_mask),
     )
     read = prompt if decoder_alone else source
@@ -182,6 +182,11 @@ def _encoder_decoder_texts(model: LanguageModel, config: GenerationConfig, given
     """Of an encoder-decoder: `input_ids`, `encoder_outputs` or both are the source, and the prompt is the decoder's."""
     if given["encoder_attention_mask"] is not None:
         raise ValueError("For an encoder-decoder, give the source's mask as `attention_mask`.")
+    if not model.config.is_encoder_decoder:
+        raise ValueError(
+            "The model's config says is_encoder_decoder=False, and the model is an encoder-decoder. Fix that field, or "
+            "load the decoder alone as a BartForCausalLM."
+        )
     outputs, mask = given["encoder_outputs"], given["attention_mask"]
     states = None if outputs is None else outputs.last_hidden_state
     source = _input_tokens(model, config, given)

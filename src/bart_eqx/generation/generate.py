@@ -16,7 +16,7 @@ from ..typing import Array, HostArray, Mask
 from .arguments import Arguments, validated
 from .beam_rules import AbstractBeamRules, BeamSettings, FlaxRules, PyTorchRules, ScorerRules
 from .beam_search import beam_search
-from .checks import Semantics
+from .checks import Semantics, checked_by_hand
 from .constrained_beams import ConstrainedRules, ForcedWords
 from .decode_loop import LanguageModel, SearchResult, teacher_forced
 from .processors.scores import float_setting, int_setting
@@ -56,6 +56,7 @@ class GenerationResult(eqx.Module):
     """Prompt lookup: calls of the decoder, of which greedy search makes one per token."""
 
 
+@checked_by_hand
 def generate(
     model: LanguageModel,
     input_ids: Integer[HostArray, "*batch src"] | None = None,
@@ -127,6 +128,7 @@ def generate(
     return _trimmed(result, call)
 
 
+@checked_by_hand
 def stream(
     model: LanguageModel,
     input_ids: Integer[HostArray, "*batch src"] | None = None,
