@@ -456,6 +456,45 @@ def test_inside_jit(model: Model) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "options"),
+    [
+        ("temperature", [0.3, 3.0], dict(do_sample=True, key=KEY)),
+        ("top_p", [0.1, 0.9], dict(do_sample=True, key=KEY, temperature=3.0)),
+        ("length_penalty", [-3.0, 3.0], dict(num_beams=3)),
+        pytest.param("min_p", [0.01, 0.9], dict(do_sample=True, key=KEY, temperature=3.0), marks=pytest.mark.slow),
+        pytest.param("repetition_penalty", [0.2, 5.0], dict(), marks=pytest.mark.slow),
+        pytest.param("encoder_repetition_penalty", [0.2, 5.0], dict(), marks=pytest.mark.slow),
+        pytest.param(
+            "diversity_penalty",
+            [0.1, 9.0],
+            dict(num_beams=4, num_beam_groups=2, num_return_sequences=4),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_traced_settings(model: Model, name: str, values: list[float], options: dict[str, Any]) -> None:
+    ids = ragged_inputs(model.config)["input_ids"]
+    call = lambda value: generate(model, ids, max_length=9, **{name: value}, **options, **FREE).sequences
+    apart = [call(value) for value in values]
+    assert (apart[0] != apart[1]).any()
+    inside = eqx.filter_jit(call)
+    for value, wanted in zip(values, apart, strict=True):
+        np.testing.assert_array_equal(inside(jnp.asarray(value)), wanted)
+    if name == "temperature":
+        np.testing.assert_array_equal(jax.vmap(call)(jnp.array(values)), apart)
+
+
+def test_settings_that_cannot_be_traced(model: Model) -> None:
+    for name in ("max_length", "num_beams", "top_k", "forced_bos_token_id"):
+        with pytest.raises(TypeError, match=f"`{name}` is traced .* must be a plain value.*may be traced: temperature"):
+            jax.jit(lambda value, name=name: generate(model, np.array([5, 6]), **{name: value}).sequences)(3)
+    with pytest.raises(ValueError, match="`temperature` must be a single number. Got float32\\[2\\]"):
+        jax.jit(lambda t: generate(model, np.array([5, 6]), temperature=t).sequences)(jnp.ones(2))
+    with pytest.raises(TypeError, match="`temperature` is traced .* a GenerationConfig holds plain values"):
+        jax.jit(lambda t: GenerationConfig().override(temperature=t).max_length)(0.5)
+
+
 def test_only_allowed_sequences(model: Model) -> None:
     allowed = [[20, 21, 22], [20, 23], [24], [20, 21]]
     result = write(model, prefix_allowed_tokens=allowed, num_beams=3)

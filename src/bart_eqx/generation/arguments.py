@@ -14,9 +14,17 @@ from ..generation_config import GenerationConfig
 from ..model.causal_lm import BartForCausalLM
 from ..model.checks import check_token_ids, is_known
 from ..typing import Array, HostArray
-from .checks import Semantics, check_arguments, check_options, check_shapes, check_vocabulary, checked_length
+from .checks import (
+    Semantics,
+    check_arguments,
+    check_options,
+    check_shapes,
+    check_vocabulary,
+    checked_length,
+    split_traced,
+)
 from .decode_loop import Ending, LanguageModel, ModelInputs
-from .processors.from_config import flax_processors, pytorch_processors
+from .processors.from_config import flax_processors, number, pytorch_processors
 from .processors.scores import LogitsProcessor, int_setting
 from .processors.token_trie import PrefixTrie
 
@@ -26,6 +34,8 @@ class Arguments:
     """The validated arguments of one call."""
 
     config: GenerationConfig
+    traced: Mapping[str, Float[Array, ""]]
+    """Settings that the caller has traced. Those of `config` are placeholders."""
     inputs: ModelInputs
     source: Integer[Array, "batch src"] | None
     """The source's tokens, -1 at padding; for a decoder alone, those of its prompt."""
@@ -41,6 +51,10 @@ class Arguments:
     """Source tokens before rounding up; 0 without a source."""
     semantics: Semantics
     key: PRNGKeyArray | None
+
+    def number(self, name: str) -> Float[Array, ""]:
+        """A setting as an array."""
+        return number(self.config, self.traced, name)
 
     @property
     def padded_source_length(self) -> int:
@@ -95,7 +109,8 @@ def validated(given: Mapping[str, Any]) -> Arguments:
         TypeError, ValueError: as `generate` does.
     """
     check_arguments(given)
-    model, options, semantics = given["model"], given["options"], given["semantics"]
+    model, semantics = given["model"], given["semantics"]
+    options, traced = split_traced(given["options"])
     multiple, allowed = given["pad_to_multiple_of"], given["prefix_allowed_tokens"]
     config = (given["generation_config"] or model.generation_config).override(**options)
     decoder_alone = isinstance(model, BartForCausalLM)
@@ -134,15 +149,18 @@ def validated(given: Mapping[str, Any]) -> Arguments:
     tokens = None if read is None else put(read.marked())
     lengths = dict(prompt_length=prompt_length, max_length=max_length)
     if semantics == "flax":
-        processors = flax_processors(config, **lengths, custom=given["logits_processor"])
+        processors = flax_processors(config, traced, **lengths, custom=given["logits_processor"])
     else:
         trie = None
         if allowed is not None:
             sets = _allowed_sets(allowed, rows, model.config.vocab_size)
             trie = PrefixTrie.allowing(sets, config.eos_token_ids, prompt_length)
-        processors = pytorch_processors(config, **lengths, source=tokens, trie=trie, custom=given["logits_processor"])
+        processors = pytorch_processors(
+            config, traced, **lengths, source=tokens, trie=trie, custom=given["logits_processor"]
+        )
     return Arguments(
         config=config,
+        traced=traced,
         inputs=inputs,
         source=tokens,
         processors=processors,

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jaxtyping import Float
 
 from ..generation_config import GenerationConfig
 from ..model.outputs import BaseModelOutput
@@ -30,6 +32,21 @@ _FLAX_READS = frozenset(
 
 _IDS = dict(input_ids="[*batch, src]", decoder_input_ids="[*batch, prompt]")
 _MASKS = dict(attention_mask="input_ids", decoder_attention_mask="decoder_input_ids", encoder_attention_mask=None)
+
+# Settings that may be traced, each with a value under which it is on: it decides what is compiled, the number does not.
+_TRACEABLE = dict(
+    temperature=0.5,
+    top_p=0.5,
+    min_p=0.5,
+    top_h=0.5,
+    typical_p=0.5,
+    epsilon_cutoff=0.5,
+    eta_cutoff=0.5,
+    repetition_penalty=2.0,
+    encoder_repetition_penalty=2.0,
+    length_penalty=2.0,
+    diversity_penalty=2.0,
+)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -103,6 +120,25 @@ def _described(value: Any) -> str:
     if isinstance(value, (Array, np.ndarray)):
         return f"{value.dtype}{list(value.shape)}"
     return type(value).__name__
+
+
+def split_traced(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Float[Array, ""]]]:
+    """The options, in which plain values stand for traced ones; and the traced ones by name, in float32.
+
+    Raises:
+        TypeError: if an option is traced that decides what is compiled.
+    """
+    traced = {name: value for name, value in options.items() if isinstance(value, Tracer)}
+    if fixed := sorted(traced.keys() - _TRACEABLE.keys()):
+        raise TypeError(
+            f"`{fixed[0]}` is traced by jax.jit, jax.vmap or jax.grad, and must be a plain value: it decides what is "
+            f"compiled. These may be traced: {', '.join(_TRACEABLE)}."
+        )
+    for name, value in traced.items():
+        if value.shape != ():
+            raise ValueError(f"`{name}` must be a single number. Got {_described(value)}.")
+    plain = {name: _TRACEABLE[name] if name in traced else value for name, value in options.items()}
+    return plain, {name: jnp.asarray(value, jnp.float32) for name, value in traced.items()}
 
 
 def check_options(

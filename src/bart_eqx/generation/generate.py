@@ -19,7 +19,7 @@ from .beam_search import beam_search
 from .checks import Semantics, checked_by_hand
 from .constrained_beams import ConstrainedRules, ForcedWords
 from .decode_loop import LanguageModel, SearchResult, teacher_forced
-from .processors.scores import float_setting, int_setting
+from .processors.scores import int_setting
 from .prompt_lookup import prompt_lookup
 from .sample import AbstractChoice, Draw, FlaxDraw, Greedy, sample, sample_steps
 
@@ -106,7 +106,9 @@ def generate(
         pad_to_multiple_of: Round the source's length and `max_length` up internally, so that other lengths reuse a
             compiled loop. The result is the same.
         key: For sampling. The same key draws the same tokens, and a row's draws do not depend on the other rows.
-        **options: Fields of `GenerationConfig`, which override those of `generation_config`.
+        **options: Fields of `GenerationConfig`, which override those of `generation_config`. Inside `jax.jit` or
+            `jax.vmap` penalties, `temperature` and the thresholds of sampling may be traced; their ranges are then not
+            checked.
 
     Raises:
         TypeError: for an option that transformers does not have either.
@@ -210,7 +212,7 @@ def _search(model: LanguageModel, call: Arguments) -> SearchResult:
         model,
         call.inputs,
         call.processors,
-        float_setting(c.diversity_penalty),
+        call.number("diversity_penalty"),
         _beam_rules(call),
         call.ending,
         num_beams=c.num_beams,
@@ -231,7 +233,7 @@ def _choice(call: Arguments) -> AbstractChoice:
 
 def _beam_rules(call: Arguments) -> AbstractBeamRules:
     c = call.config
-    settings = BeamSettings(call.ending, float_setting(c.length_penalty), c.early_stopping)
+    settings = BeamSettings(call.ending, call.number("length_penalty"), c.early_stopping)
     if c.force_words_ids is not None:
         return ConstrainedRules(settings, ForcedWords.from_ids(c.force_words_ids), c.num_return_sequences)
     if c.num_beam_groups > 1:
