@@ -495,6 +495,48 @@ def test_settings_that_cannot_be_traced(model: Model) -> None:
         jax.jit(lambda t: GenerationConfig().override(temperature=t).max_length)(0.5)
 
 
+STRICT: dict[str, dict[str, Any]] = SEARCHES | {
+    "flax": dict(num_beams=3, semantics="flax"),
+    "drawn beams": dict(num_beams=3, do_sample=True, key=KEY, top_k=5, top_p=0.9, typical_p=0.9, min_p=0.1, top_h=0.5),
+    "processors": dict(
+        repetition_penalty=1.2,
+        encoder_repetition_penalty=1.2,
+        no_repeat_ngram_size=2,
+        encoder_no_repeat_ngram_size=2,
+        bad_words_ids=[[5], [6, 7]],
+        min_length=3,
+        forced_bos_token_id=5,
+        suppress_tokens=[9],
+        exponential_decay_length_penalty=(3, 1.2),
+        renormalize_logits=True,
+        remove_invalid_values=True,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        name if name in ("greedy", "sampling", "beams") else pytest.param(name, marks=pytest.mark.slow)
+        for name in STRICT
+    ],
+)
+def test_strict_promotion(model: Model, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No search promotes a dtype implicitly; a length of its own, so that it is traced."""
+    as_boolean = lambda mask: jnp.asarray(mask).astype(bool)  # the model's own promotes
+    monkeypatch.setattr("bart_eqx.model.bart.as_boolean", as_boolean, raising=False)
+    inputs = ragged_inputs(model.config)
+    options: dict[str, Any] = STRICT[search] | FREE
+    wanted = generate(model, inputs["input_ids"], inputs["attention_mask"], max_length=10, **options).sequences
+    jax.clear_caches()
+    with jax.numpy_dtype_promotion("strict"):
+        result = generate(model, inputs["input_ids"], inputs["attention_mask"], max_length=10, **options)
+        np.testing.assert_array_equal(result.sequences, wanted)
+        if search in ("greedy", "sampling"):
+            tokens = stream(model, inputs["input_ids"], inputs["attention_mask"], max_length=10, **options)
+            assert len(list(tokens)) == int(result.lengths.max()) - 1
+
+
 def test_only_allowed_sequences(model: Model) -> None:
     allowed = [[20, 21, 22], [20, 23], [24], [20, 21]]
     result = write(model, prefix_allowed_tokens=allowed, num_beams=3)
