@@ -396,6 +396,29 @@ def test_what_compiles(model: Model, caplog: pytest.LogCaptureFixture) -> None:
         assert compilations(num_beams=3, length_penalty=-2.0, max_length=8) == 0
 
 
+def test_processors_that_compile(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    """Every function made anew; not one that is defined once, nor a module with other arrays."""
+
+    class Bias(eqx.Module):
+        bias: Array
+
+        def __call__(self, logits: Array, tokens: Array, length: Array) -> Array:
+            return logits + self.bias
+
+    def compilations(processor: Any) -> int:
+        caplog.clear()
+        write(model, max_length=5, logits_processor=[processor])
+        return sum("Compiling" in record.message for record in caplog.records)
+
+    def once(logits: Array, tokens: Array, length: Array) -> Array:
+        return 2 * logits
+
+    with caplog.at_level(logging.INFO, logger="bart_eqx.generation"):
+        assert [compilations(once) for _ in range(2)] == [1, 0]
+        assert [compilations(Bias(jnp.full(97, float(value)))) for value in range(2)] == [1, 0]
+        assert [compilations(lambda logits, tokens, length: 2 * logits) for _ in range(2)] == [1, 1]
+
+
 def test_nothing_small_compiles(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     """Settings, tokens and results are no programs of their own, of which a start would have to wait for each."""
     source = np.arange(5, 5 + 3 * 17).reshape(1, 3, 17) % 50  # shapes that no other test has
@@ -869,7 +892,8 @@ def test_a_hypothesis_that_is_barred(model: Model, search: str) -> None:
         second = (vocab == 30) & (tokens[..., 1:2] == 20)
         return jnp.where(jnp.where(length == 1, (vocab >= 20) & (vocab <= 22), second), logits, -jnp.inf)
 
-    options = SEARCHES[search] | dict(num_return_sequences=3, logits_processor=[one], max_length=5) | FREE
+    more: dict[str, Any] = dict(num_return_sequences=3, logits_processor=[one], max_length=5)
+    options = SEARCHES[search] | more | FREE
     result = generate(model, np.array([5, 6]), **options)
     real = (result.sequences == jnp.array([2, 20, 30, 30, 30])).all(axis=-1)
     assert real[0] and not real[2]

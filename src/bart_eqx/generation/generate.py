@@ -100,7 +100,9 @@ def generate(
         generation_config: By default `model.generation_config`, which came with the checkpoint. Another one replaces it
             entirely, token ids included; `model.generation_config.override(...)` makes one that keeps the rest.
         logits_processor: Functions `(logits, tokens, length) -> logits` as in `bart_eqx.generation.processors`. They
-            run after the processors of the options and before those of sampling.
+            run after the processors of the options and before those of sampling. A function is part of what is
+            compiled: one made anew for each call, such as `logits_processor=[lambda ...]`, compiles the loop at every
+            call. Define it once; where it needs values, make it an `equinox.Module` that holds them as arrays.
         prefix_allowed_tokens: Token sequences, one of which must follow the prompt; or one list of sequences per row.
         semantics: "pytorch" gives the tokens of transformers 5 with PyTorch; "flax" those of 4.57's Flax loops.
         pad_to_multiple_of: Round the source's length and `max_length` up internally, so that other lengths reuse a
