@@ -27,6 +27,7 @@ from .decode_loop import Ending, LanguageModel, ModelInputs
 from .processors.from_config import flax_processors, number, pytorch_processors
 from .processors.scores import LogitsProcessor, int_setting
 from .processors.token_trie import PrefixTrie
+from .sharding import RowSharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Arguments:
     """Source tokens before rounding up; 0 without a source."""
     semantics: Semantics
     key: PRNGKeyArray | None
+    sharding: RowSharding | None
+    """Where the rows lie; `None` on a single device."""
 
     def number(self, name: str) -> Float[Array, ""]:
         """A setting as an array."""
@@ -109,6 +112,14 @@ def validated(given: Mapping[str, Any]) -> Arguments:
         TypeError, ValueError: as `generate` does.
     """
     check_arguments(given)
+    encoded = given["encoder_outputs"]
+    sharding = RowSharding.of(
+        [
+            (given["input_ids"], 1),
+            (None if encoded is None else encoded.last_hidden_state, 2),
+            *[(given[name], 1) for name in ("decoder_input_ids", "attention_mask", "decoder_attention_mask")],
+        ]
+    )
     model, semantics = given["model"], given["semantics"]
     options, traced = split_traced(given["options"])
     multiple, allowed = given["pad_to_multiple_of"], given["prefix_allowed_tokens"]
@@ -136,13 +147,14 @@ def validated(given: Mapping[str, Any]) -> Arguments:
             source_mask = source.mask
 
     rows = math.prod(batch)
-    put = lambda x: jax.device_put(x.reshape(rows, x.shape[-1]))
+    place = jax.device_put if sharding is None else sharding.put_rows
+    put = lambda x: place(x.reshape(rows, x.shape[-1]))
     put_given = lambda x: None if x is None else put(x)
     inputs = ModelInputs(
         prompt=put(prompt.ids),
         prompt_mask=put_given(prompt.mask),
         input_ids=None if states is not None or source is None else put(source.ids),
-        encoder_hidden_states=None if states is None else jax.device_put(states).reshape(rows, *states.shape[-2:]),
+        encoder_hidden_states=None if states is None else place(states.reshape(rows, *states.shape[-2:])),
         encoder_attention_mask=put_given(source_mask),
     )
     read = prompt if decoder_alone else source
@@ -171,6 +183,7 @@ def validated(given: Mapping[str, Any]) -> Arguments:
         source_length=source_length,
         semantics=semantics,
         key=given["key"],
+        sharding=sharding,
     )
 
 

@@ -35,8 +35,8 @@ class GenerationResult(eqx.Module):
     lengths: Integer[Array, "*rows"]
     """Tokens before the padding, prompt and end included."""
     finite: Bool[Array, "*rows"]
-    """False where a token was chosen among scores that are NaN or infinite, or although every token was barred: the
-    sequence then means nothing."""
+    """False where a token was chosen among scores that are NaN or infinite, or although it was barred, as where every
+    token is: the sequence then means nothing."""
     scores: Float[Array, "*rows"] | None = None
     """Beam search: the sum of the log-probabilities, divided by the generated length to the power `length_penalty`."""
     beam_indices: Integer[Array, "*rows steps"] | None = None
@@ -79,6 +79,9 @@ def generate(
     The search is greedy, sampling, beam search, sampled, diverse or constrained beams, or prompt lookup, depending on
     `do_sample`, `num_beams`, `num_beam_groups`, `force_words_ids` and `prompt_lookup_num_tokens`. Every option is
     explained in `docs/generation.md`.
+
+    Inputs that lie on several devices stay there, and the result lies there too: batch axes that a `NamedSharding` has
+    spread over a mesh, of which each device generates its rows. Their values may be out of sight of this process.
 
     The loop ends when every row has ended, or at `max_length`. It compiles once for each shape and each set of options
     that are on. A new temperature, penalty, bias or token id does not recompile; a new `top_k` or n-gram size does; and
@@ -129,7 +132,8 @@ def generate(
             output_hidden_states=call.config.output_hidden_states,
         )
     result = _readable(found, states, call.ending.pad_token_id, call.inputs.padding, call.prompt_length, call.batch)
-    return _trimmed(result, call)
+    result = _trimmed(result, call)
+    return result if call.sharding is None else call.sharding.put_batch(result)
 
 
 @checked_by_hand
@@ -180,7 +184,8 @@ def stream(
         num_sequences=c.num_return_sequences,
         buffer=call.buffer,
     )
-    return (_with_batch_axes(token, call.batch) for token in tokens)
+    place = (lambda x: x) if call.sharding is None else call.sharding.put_batch
+    return (place(_with_batch_axes(token, call.batch)) for token in tokens)
 
 
 def _search(model: LanguageModel, call: Arguments) -> SearchResult:
