@@ -1,4 +1,4 @@
-"""Run by `test_sharded_generation.py`, in processes of their own, for devices are counted when JAX starts.
+"""Run by `test_sharding.py`, in processes of their own, for devices are counted when JAX starts.
 
 `sharded_generation.py` uses all 8 devices of one process; `sharded_generation.py PORT RANK` is one of two processes
 that have 4 devices each, so that no process sees all of an array.

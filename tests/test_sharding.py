@@ -1,4 +1,4 @@
-"""`generate` and `stream` of inputs on several devices: the tokens of one device, and they stay where they are."""
+"""Rows on several devices: the numbers of one device, for a share of its work each, and they stay where they are."""
 
 import os
 import socket
@@ -9,16 +9,14 @@ from pathlib import Path
 import pytest
 
 
-SCRIPT = Path(__file__).parent / "sharded_generation.py"
-
-
-def start(devices: int, *arguments: str) -> "subprocess.Popen[str]":
+def start(script: str, devices: int, *arguments: str) -> "subprocess.Popen[str]":
+    path = Path(__file__).parent / script
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": os.pathsep.join([str(SCRIPT.parent), *sys.path]),
+        "PYTHONPATH": os.pathsep.join([str(path.parent), *sys.path]),
     }
-    command = [sys.executable, "-W", "error::UserWarning", str(SCRIPT), *arguments]
+    command = [sys.executable, "-W", "error::UserWarning", str(path), *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -29,7 +27,12 @@ def ends_well(process: "subprocess.Popen[str]") -> None:
 
 
 def test_eight_devices() -> None:
-    ends_well(start(8))
+    ends_well(start("sharded_generation.py", 8))
+
+
+def test_an_eighth_of_the_work() -> None:
+    """Encoding, loss, gradients and generation on eight devices; and meshes that are refused."""
+    ends_well(start("sharded_model.py", 8))
 
 
 @pytest.mark.slow
@@ -38,6 +41,6 @@ def test_two_processes() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    both = [start(4, port, rank) for rank in ("0", "1")]
+    both = [start("sharded_generation.py", 4, port, rank) for rank in ("0", "1")]
     for process in both:
         ends_well(process)
