@@ -90,7 +90,8 @@ def main() -> None:
         check(f"generate, {num_beams} beams", lambda m, ids, o=options: bart_eqx.generate(m, ids, **o).sequences, model,
               ids, tolerance=0)  # fmt: skip
         result = bart_eqx.generate(model, spread(ids), **options)
-        assert result.sequences.sharding.spec[0] == "data"
+        sharding = result.sequences.sharding
+        assert isinstance(sharding, NamedSharding) and sharding.spec[0] == "data"
         wanted = bart_eqx.generate(model, ids, **options).sequences
         assert jnp.array_equal(np.asarray(result.sequences), np.asarray(wanted))
     explicit(model)
