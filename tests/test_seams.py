@@ -1,6 +1,6 @@
 """What a researcher replaces: attention that reads positions, layers of another kind, and parts of a wrong shape."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -11,8 +11,9 @@ from jaxtyping import TypeCheckError
 
 import bart_eqx
 from bart_eqx.model.decoder import BartDecoder
-from bart_eqx.model.embeddings import LearnedPositionalEmbedding
-from bart_eqx.model.layers import LayerNorm
+from bart_eqx.model.embeddings import Embedding, LearnedPositionalEmbedding
+from bart_eqx.model.layers import LayerNorm, Linear
+from bart_eqx.model.outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions
 from bart_eqx.training import rematerialise
 from support import configured, ragged_inputs, random_model, relative_error
 
@@ -289,6 +290,68 @@ class TestWrongShapes:
         where = lambda m: m.encoder.layers[0].fc1.weight
         with pytest.raises(TypeCheckError, match=r"self.weight.shape\[1\]"):
             eqx.tree_at(where, model, jnp.zeros((17, 31)))(np.array([5, 6, 2]))
+
+
+class Listener(bart_eqx.AbstractSeq2SeqLM):
+    """An encoder-decoder of another kind: features `[rows, columns]`, which a linear map halves, and BART's decoder."""
+
+    decoder: BartDecoder
+    columns: Linear
+    config: bart_eqx.BartConfig = eqx.field(static=True)
+    generation_config: bart_eqx.GenerationConfig
+    source_ndim: ClassVar[int] = 2
+
+    def encode(self, input_ids: Any, attention_mask: Any = None) -> BaseModelOutput:
+        pairs = jnp.asarray(input_ids).reshape(*input_ids.shape[:-2], -1, 2 * input_ids.shape[-1])
+        return BaseModelOutput(self.columns(pairs))
+
+    def init_cache(
+        self, encoder_outputs: BaseModelOutput, encoder_attention_mask: Any = None, *, max_length: int
+    ) -> bart_eqx.DecoderCache:
+        states = encoder_outputs.last_hidden_state
+        return self.decoder.init_cache(states.shape[:-2], max_length, states, encoder_attention_mask)
+
+    def decode(
+        self,
+        decoder_input_ids: Any,
+        cache: bart_eqx.DecoderCache,
+        *,
+        decoder_attention_mask: Any = None,
+        decoder_position_ids: Any = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: Any = None,
+    ) -> Any:
+        table = self.decoder.embed_tokens
+        assert table is not None
+        out, cache = self.decoder(table(decoder_input_ids), cache, decoder_attention_mask, decoder_position_ids)
+        return CausalLMOutputWithCrossAttentions(table.logits(out.last_hidden_state)), cache
+
+
+@pytest.mark.parametrize("options", [dict(), dict(num_beams=3), dict(pad_to_multiple_of=8)], ids=str)
+def test_another_model_generates(options: dict[str, Any]) -> None:
+    """`generate` and `stream` ask for `encode`, `init_cache`, `decode` and two sizes; a source may be features."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    table = Embedding(CONFIG.vocab_size, 32, init_std=1.0, key=keys[0])
+    model = Listener(
+        BartDecoder.from_config(CONFIG, embed_tokens=table, key=keys[1]),
+        Linear(10, 32, init_std=1.0, key=keys[2]),
+        CONFIG,
+        bart_eqx.GenerationConfig.from_model_config(CONFIG),
+    )
+    features = np.random.default_rng(0).standard_normal((2, 6, 5)).astype(np.float32)
+    result = bart_eqx.generate(model, features, max_length=7, **options)
+    for row in range(2):
+        alone = bart_eqx.generate(model, features[row], max_length=7, **options)
+        assert np.array_equal(alone.sequences, result.sequences[row]) and result.finite[row]
+        cache, written = model.init_cache(model.encode(features[row]), max_length=7), [2]
+        if not options:
+            for token in bart_eqx.stream(model, features[row], max_length=7):
+                output, cache = model.decode(np.array(written[-1:]), cache)
+                written.append(int(jnp.argmax(output.logits[-1])))
+                assert int(token) == written[-1] or len(written) == 7  # the last is forced
+    with pytest.raises(TypeError, match=r"floats \[\*batch, rows, columns\]"):
+        bart_eqx.generate(model, np.array([5, 6, 2]))
 
 
 def test_the_parts_of_a_decoder_are_its_arguments() -> None:

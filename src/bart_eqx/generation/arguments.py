@@ -19,6 +19,7 @@ from .checks import (
     check_shapes,
     check_vocabulary,
     checked_length,
+    reads_features,
     split_traced,
 )
 from .decode_loop import Ending, ModelInputs
@@ -48,7 +49,7 @@ class Arguments:
     batch: tuple[int, ...]
     """The caller's batch axes. `inputs` has one axis for them."""
     source_length: int
-    """Source tokens before rounding up; 0 without a source."""
+    """Source tokens before rounding up; 0 without a source, and where the source is features."""
     semantics: Semantics
     key: PRNGKeyArray | None
     sharding: RowSharding | None
@@ -106,10 +107,14 @@ def validated(given: Mapping[str, Any]) -> Arguments:
     place = jax.device_put if sharding is None else sharding.put_rows
     put = lambda x: place(x.reshape(rows, x.shape[-1]))
     put_given = lambda x: None if x is None else put(x)
+    if texts.features is not None:
+        to_encode = place(texts.features.reshape(rows, *texts.features.shape[-2:]))
+    else:
+        to_encode = None if states is not None or source is None else put(source.ids)
     inputs = ModelInputs(
         prompt=put(prompt.ids),
         prompt_mask=put_given(prompt.mask),
-        input_ids=None if states is not None or source is None else put(source.ids),
+        input_ids=to_encode,
         encoder_hidden_states=None if states is None else place(states.reshape(rows, *states.shape[-2:])),
         encoder_attention_mask=put_given(source_mask),
     )
@@ -148,12 +153,13 @@ def _row_sharding(given: Mapping[str, Any]) -> RowSharding | None:
     states = None if outputs is None else outputs.last_hidden_state
     masks = ("attention_mask", "decoder_attention_mask", "encoder_attention_mask")
     others = [(given[name], 1) for name in ("decoder_input_ids", *masks)]
-    return RowSharding.of([(given["input_ids"], 1), (states, 2), *others])
+    source_ndim = 2 if reads_features(given["model"]) else 1
+    return RowSharding.of([(given["input_ids"], source_ndim), (states, 2), *others])
 
 
 def _allowed_sets(allowed: Sequence[Any], rows: int, vocab_size: int) -> list[list[list[int]]]:
     """`prefix_allowed_tokens` as sets of sequences: one for all rows, or one for each row."""
-    plain = [item.tolist() if hasattr(item, "tolist") else item for item in allowed]
+    plain = [item.tolist() if isinstance(item, HostArray) else item for item in allowed]
     try:
         nested = not isinstance(plain[0][0], (int, np.integer))
         sets = [[[int(token) for token in sequence] for sequence in one] for one in (plain if nested else [plain])]

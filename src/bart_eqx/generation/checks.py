@@ -13,7 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from ..generation_config import GenerationConfig
-from ..model.language_model import AbstractLanguageModel
+from ..model.language_model import AbstractLanguageModel, AbstractSeq2SeqLM
 from ..model.outputs import BaseModelOutput
 from ..typing import Array, HostArray
 
@@ -30,7 +30,6 @@ _FLAX_READS = frozenset(
 )
 
 
-_IDS = dict(input_ids="[*batch, src]", decoder_input_ids="[*batch, prompt]")
 _MASKS = dict(attention_mask="input_ids", decoder_attention_mask="decoder_input_ids", encoder_attention_mask=None)
 
 # Settings that may be traced, each with a value under which it is on: it decides what is compiled, the number does not.
@@ -58,6 +57,11 @@ def checked_by_hand(function: Function) -> Function:
     return function
 
 
+def reads_features(model: AbstractLanguageModel) -> bool:
+    """Whether the source is features, and not token ids."""
+    return isinstance(model, AbstractSeq2SeqLM) and model.source_ndim == 2
+
+
 def check_arguments(given: Mapping[str, Any]) -> None:
     """The types of all arguments of `generate`, the dtypes of arrays, and the shapes of masks.
 
@@ -69,9 +73,14 @@ def check_arguments(given: Mapping[str, Any]) -> None:
             "`model` must be a language model, as BartForConditionalGeneration, BartForCausalLM or another "
             f"AbstractLanguageModel. Got {_described(given['model'])}."
         )
-    for name, shape in _IDS.items():
-        _check_array(name, given[name], f"integers {shape}", jnp.integer)
+    if reads_features(given["model"]):
+        _check_array("input_ids", given["input_ids"], "floats [*batch, rows, columns]", jnp.floating, ndim=2)
+    else:
+        _check_array("input_ids", given["input_ids"], "integers [*batch, src]", jnp.integer)
+    _check_array("decoder_input_ids", given["decoder_input_ids"], "integers [*batch, prompt]", jnp.integer)
     for name, ids_name in _MASKS.items():
+        if ids_name == "input_ids" and reads_features(given["model"]):
+            ids_name = None  # the mask is of the states, which the model may make fewer
         mask, ids = given[name], None if ids_name is None else given[ids_name]
         _check_array(name, mask, "booleans or integers, False or zero at padding", jnp.integer, jnp.bool_)
         if mask is not None and ids is not None and mask.shape != ids.shape:

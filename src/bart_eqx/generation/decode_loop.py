@@ -41,7 +41,8 @@ class ModelInputs(eqx.Module):
     """The first tokens of every row."""
     prompt_mask: Bool[Array, "batch prompt"] | None
     """False at padding, on either side; `None` where no prompt is padded."""
-    input_ids: Integer[Array, "batch src"] | None = None
+    input_ids: Integer[Array, "batch src"] | Float[Array, "batch rows columns"] | None = None
+    """The source: token ids, or features."""
     encoder_hidden_states: Float[Array, "batch src dim"] | None = None
     encoder_attention_mask: Bool[Array, "batch src"] | None = None
 
@@ -201,7 +202,10 @@ def init_cache(model: AbstractLanguageModel, inputs: ModelInputs, slots: int) ->
     states, mask = inputs.encoder_hidden_states, inputs.encoder_attention_mask
     if states is None and isinstance(model, AbstractSeq2SeqLM):
         assert inputs.input_ids is not None
-        states = row_by_row(lambda ids, mask: model.encode(ids, mask).last_hidden_state, inputs.input_ids, mask)
+        encode = lambda ids, mask: model.encode(ids, mask).last_hidden_state
+        states = (
+            row_by_row(encode, inputs.input_ids, mask) if model.source_ndim == 1 else encode(inputs.input_ids, mask)
+        )
     if batch == 1:
         states, mask = jax.tree.map(lambda x: x[0], (states, mask))
     if isinstance(model, AbstractCausalLM):

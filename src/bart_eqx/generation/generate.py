@@ -60,7 +60,7 @@ class GenerationResult(eqx.Module):
 @checked_by_hand
 def generate(
     model: AbstractLanguageModel,
-    input_ids: Integer[HostArray, "*batch src"] | None = None,
+    input_ids: Integer[HostArray, "*batch src"] | Float[HostArray, "*batch rows columns"] | None = None,
     attention_mask: Mask[HostArray, "*batch src"] | None = None,
     *,
     encoder_outputs: BaseModelOutput | None = None,
@@ -91,7 +91,8 @@ def generate(
 
     Args:
         model: Any `BartForConditionalGeneration` or `BartForCausalLM`.
-        input_ids: The source; for a decoder alone the prompt, by default `bos_token_id`.
+        input_ids: The source, as token ids, or as features for a model whose `source_ndim` is 2; for a decoder alone the
+            prompt, by default `bos_token_id`.
         attention_mask: Zero, or False, at padding of `input_ids`. By default, as in transformers' PyTorch, every
             `pad_token_id` is padding (unless it also ends sequences).
         encoder_outputs: From `model.encode`, which is then not called. `input_ids` may be given as well, for options
@@ -140,7 +141,7 @@ def generate(
 @checked_by_hand
 def stream(
     model: AbstractLanguageModel,
-    input_ids: Integer[HostArray, "*batch src"] | None = None,
+    input_ids: Integer[HostArray, "*batch src"] | Float[HostArray, "*batch rows columns"] | None = None,
     attention_mask: Mask[HostArray, "*batch src"] | None = None,
     *,
     key: PRNGKeyArray | None = None,
@@ -302,7 +303,7 @@ def _trimmed(result: GenerationResult, call: Arguments) -> GenerationResult:
         beam_indices=trim(result.beam_indices, slice(steps)),
         step_scores=trim(result.step_scores, slice(steps), slice(None)),
         step_logits=trim(result.step_logits, slice(steps), slice(None)),
-        cross_attentions=trim(result.cross_attentions, slice(steps), slice(src)),
+        cross_attentions=trim(result.cross_attentions, slice(steps), slice(src or None)),
         decoder_attentions=trim(result.decoder_attentions, slice(steps), slice(length - 1)),
         decoder_hidden_states=trim(result.decoder_hidden_states, slice(steps), slice(None)),
     )

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from ..config import BartConfig
 from ..generation_config import GenerationConfig
 from ..model.checks import check_token_ids, is_known
 from ..model.language_model import AbstractLanguageModel
 from ..typing import HostArray
+from .checks import reads_features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Texts:
     prompt: Tokens
     source: Tokens | None
     """The source's ids, where they were given; for a decoder alone always `None`."""
+    features: Float[HostArray, "... rows columns"] | None
+    """The source of a model that reads features: spectrograms, for example."""
     encoder_hidden_states: Float[HostArray, "... src dim"] | None
     encoder_attention_mask: Bool[HostArray, "... mask_src"] | None
 
@@ -68,6 +72,7 @@ def decoder_texts(model: AbstractLanguageModel, config: GenerationConfig, given:
     return Texts(
         prompt=_with_needed_mask(prompt),
         source=None,
+        features=None,
         encoder_hidden_states=states,
         encoder_attention_mask=None if source_mask is None else _on_host(source_mask) != 0,
     )
@@ -77,18 +82,21 @@ def encoder_decoder_texts(model: AbstractLanguageModel, config: GenerationConfig
     """Of an encoder-decoder: `input_ids`, `encoder_outputs` or both are the source, and the prompt is the decoder's."""
     if given["encoder_attention_mask"] is not None:
         raise ValueError("For an encoder-decoder, give the source's mask as `attention_mask`.")
-    if not model.config.is_encoder_decoder:
+    if isinstance(model.config, BartConfig) and not model.config.is_encoder_decoder:
         raise ValueError(
             "The model's config says is_encoder_decoder=False, and the model is an encoder-decoder. Fix that field, or "
             "load the decoder alone as a BartForCausalLM."
         )
     outputs, mask = given["encoder_outputs"], given["attention_mask"]
     states = None if outputs is None else outputs.last_hidden_state
-    source = _input_tokens(model, config, given)
+    features = given["input_ids"] if reads_features(model) else None
+    source = None if reads_features(model) else _input_tokens(model, config, given)
     if states is not None:
         batch = states.shape[:-2]
     elif source is not None:
         batch = source.ids.shape[:-1]
+    elif features is not None:
+        batch = features.shape[:-2]
     else:
         raise ValueError("Give `input_ids`, or `encoder_outputs` from `model.encode`.")
     if source is not None:
@@ -98,6 +106,7 @@ def encoder_decoder_texts(model: AbstractLanguageModel, config: GenerationConfig
     return Texts(
         prompt=_with_needed_mask(_decoder_prompt(model, config, given, batch)),
         source=source,
+        features=features if states is None else None,
         encoder_hidden_states=states,
         encoder_attention_mask=source_mask,
     )

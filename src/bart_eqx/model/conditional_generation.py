@@ -1,7 +1,7 @@
 """`BartForConditionalGeneration`: BART with a language-modelling head."""
 
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
     """Never trained, as in the reference: it stands behind a `stop_gradient`."""
     generation_config: GenerationConfig
     """A leaf of the PyTree, as activation functions are in Equinox: `eqx.tree_at` replaces it."""
+    source_ndim: ClassVar[int] = 1
 
     def __init__(
         self,

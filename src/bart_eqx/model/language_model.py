@@ -52,7 +52,10 @@ class AbstractLanguageModel(eqx.Module):
 
 
 class AbstractSeq2SeqLM(AbstractLanguageModel):
-    """An encoder-decoder: `generate` takes its source, as token ids or as features."""
+    """An encoder-decoder: `generate` takes its source."""
+
+    source_ndim: eqx.AbstractClassVar[int]
+    """The axes of one source: 1 for token ids `[src]`, 2 for features `[rows, columns]`, a spectrogram for example."""
 
     @abc.abstractmethod
     def encode(
@@ -60,7 +63,7 @@ class AbstractSeq2SeqLM(AbstractLanguageModel):
         input_ids: Shaped[HostArray, "*batch_and_source"],
         attention_mask: Mask[HostArray, "*batch src"] | None = None,
     ) -> BaseModelOutput:
-        """The states of the source: token ids `[*batch, src]`, or features `[*batch, ..., ...]`."""
+        """The states of the source: token ids `[*batch, src]`, or features `[*batch, rows, columns]`."""
 
     @abc.abstractmethod
     def init_cache(
