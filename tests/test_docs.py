@@ -36,8 +36,16 @@ def test_links(page: Path) -> None:
         assert target.startswith("http") or (page.parent / target).exists(), target
 
 
+def test_every_public_name_is_in_the_api() -> None:
+    page = (ROOT / "docs/api.md").read_text()
+    stub = (ROOT / "src/bart_eqx/__init__.pyi").read_text()
+    names = set(re.findall(r"\w+ as (\w+)", stub)) - {"kernels", "training"}  # modules, whose names are there
+    documented = set(re.findall(r"^::: bart_eqx\.(\w+)$", page, flags=re.MULTILINE))
+    assert len(names) > 30 and names <= documented
+
+
 def test_every_bad_input_is_numbered() -> None:
-    """All of the 72, each with its test."""
+    """All 72, each with its test."""
     rows = re.findall(r"^\| (\d+) \| .* \| `test_\w+\.py::\w+` \|$", (ROOT / "docs/checkpoints.md").read_text(), re.M)
     assert rows == [str(number) for number in range(1, 73)]
 
