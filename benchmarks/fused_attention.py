@@ -1,6 +1,6 @@
 """`jax.nn.dot_product_attention` instead of BART's own attention: with cuDNN's kernel on a GPU."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import equinox as eqx
 import jax
@@ -16,8 +16,8 @@ class FusedAttention(bart_eqx.AbstractAttention):
     implementation: Literal["cudnn", "xla"] = eqx.field(static=True)
     """"cudnn" needs an NVIDIA GPU and a 16-bit dtype."""
 
-    def project_kv(self, source: jax.Array, *positions: Any) -> tuple[jax.Array, jax.Array]:
-        return self.inner.project_kv(source, *positions)
+    def project_kv(self, source: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return self.inner.project_kv(source, positions)
 
     def attend(
         self,
@@ -25,7 +25,9 @@ class FusedAttention(bart_eqx.AbstractAttention):
         keys: jax.Array,
         values: jax.Array,
         mask: jax.Array | None,
-        *positions: Any,
+        query_positions: jax.Array,
+        key_positions: jax.Array,
+        *,
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, None]:
         heads, head_dim = keys.shape[-3], keys.shape[-2]

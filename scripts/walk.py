@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--functions", action="store_true", help="also list the functions, in order")
     arguments = parser.parse_args()
-    model = bart_eqx.from_pretrained("demo")
+    model = bart_eqx.from_pretrained("demo", bart_eqx.BartForConditionalGeneration)
     ids = {src: np.random.default_rng(src).integers(4, 40, (2, src)) for src, _ in (WARM, WALKED)}
     forward = lambda src, _: model(ids[src])
     greedy = lambda src, length: bart_eqx.generate(model, ids[src], num_beams=1, max_length=length)

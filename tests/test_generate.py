@@ -396,6 +396,29 @@ def test_what_compiles(model: Model, caplog: pytest.LogCaptureFixture) -> None:
         assert compilations(num_beams=3, length_penalty=-2.0, max_length=8) == 0
 
 
+def test_processors_that_compile(model: Model, caplog: pytest.LogCaptureFixture) -> None:
+    """Every function made anew; not one that is defined once, nor a module with other arrays."""
+
+    class Bias(eqx.Module):
+        bias: Array
+
+        def __call__(self, logits: Array, tokens: Array, length: Array) -> Array:
+            return logits + self.bias
+
+    def compilations(processor: Any) -> int:
+        caplog.clear()
+        write(model, max_length=5, logits_processor=[processor])
+        return sum("Compiling" in record.message for record in caplog.records)
+
+    def once(logits: Array, tokens: Array, length: Array) -> Array:
+        return 2 * logits
+
+    with caplog.at_level(logging.INFO, logger="bart_eqx.generation"):
+        assert [compilations(once) for _ in range(2)] == [1, 0]
+        assert [compilations(Bias(jnp.full(97, float(value)))) for value in range(2)] == [1, 0]
+        assert [compilations(lambda logits, tokens, length: 2 * logits) for _ in range(2)] == [1, 1]
+
+
 def test_nothing_small_compiles(model: Model, caplog: pytest.LogCaptureFixture) -> None:
     """Settings, tokens and results are no programs of their own, of which a start would have to wait for each."""
     source = np.arange(5, 5 + 3 * 17).reshape(1, 3, 17) % 50  # shapes that no other test has
@@ -454,6 +477,87 @@ def test_inside_jit(model: Model) -> None:
     np.testing.assert_array_equal(
         inside(inputs["input_ids"], inputs["attention_mask"]), write(model, **words).sequences
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "options"),
+    [
+        ("temperature", [0.3, 3.0], dict(do_sample=True, key=KEY)),
+        ("top_p", [0.1, 0.9], dict(do_sample=True, key=KEY, temperature=3.0)),
+        ("length_penalty", [-3.0, 3.0], dict(num_beams=3)),
+        pytest.param("min_p", [0.01, 0.9], dict(do_sample=True, key=KEY, temperature=3.0), marks=pytest.mark.slow),
+        pytest.param("repetition_penalty", [0.2, 5.0], dict(), marks=pytest.mark.slow),
+        pytest.param("encoder_repetition_penalty", [0.2, 5.0], dict(), marks=pytest.mark.slow),
+        pytest.param(
+            "diversity_penalty",
+            [0.1, 9.0],
+            dict(num_beams=4, num_beam_groups=2, num_return_sequences=4),
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_traced_settings(model: Model, name: str, values: list[float], options: dict[str, Any]) -> None:
+    ids = ragged_inputs(model.config)["input_ids"]
+    call = lambda value: generate(model, ids, max_length=9, **{name: value}, **options, **FREE).sequences
+    apart = [call(value) for value in values]
+    assert (apart[0] != apart[1]).any()
+    inside = eqx.filter_jit(call)
+    for value, wanted in zip(values, apart, strict=True):
+        np.testing.assert_array_equal(inside(jnp.asarray(value)), wanted)
+    if name == "temperature":
+        np.testing.assert_array_equal(jax.vmap(call)(jnp.array(values)), apart)
+
+
+def test_settings_that_cannot_be_traced(model: Model) -> None:
+    for name in ("max_length", "num_beams", "top_k", "forced_bos_token_id"):
+        with pytest.raises(TypeError, match=f"`{name}` is traced .* must be a plain value.*may be traced: temperature"):
+            jax.jit(lambda value, name=name: generate(model, np.array([5, 6]), **{name: value}).sequences)(3)
+    with pytest.raises(ValueError, match="`temperature` must be a single number. Got float32\\[2\\]"):
+        jax.jit(lambda t: generate(model, np.array([5, 6]), temperature=t).sequences)(jnp.ones(2))
+    with pytest.raises(TypeError, match="`temperature` is traced .* a GenerationConfig holds plain values"):
+        jax.jit(lambda t: GenerationConfig().override(temperature=t).max_length)(0.5)
+
+
+STRICT: dict[str, dict[str, Any]] = SEARCHES | {
+    "flax": dict(num_beams=3, semantics="flax"),
+    "drawn beams": dict(num_beams=3, do_sample=True, key=KEY, top_k=5, top_p=0.9, typical_p=0.9, min_p=0.1, top_h=0.5),
+    "processors": dict(
+        repetition_penalty=1.2,
+        encoder_repetition_penalty=1.2,
+        no_repeat_ngram_size=2,
+        encoder_no_repeat_ngram_size=2,
+        bad_words_ids=[[5], [6, 7]],
+        min_length=3,
+        forced_bos_token_id=5,
+        suppress_tokens=[9],
+        exponential_decay_length_penalty=(3, 1.2),
+        renormalize_logits=True,
+        remove_invalid_values=True,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "search",
+    [
+        name if name in ("greedy", "sampling", "beams") else pytest.param(name, marks=pytest.mark.slow)
+        for name in STRICT
+    ],
+)
+def test_strict_promotion(model: Model, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No search promotes a dtype implicitly; a length of its own, so that it is traced."""
+    as_boolean = lambda mask: jnp.asarray(mask).astype(bool)  # the model's own promotes
+    monkeypatch.setattr("bart_eqx.model.bart.as_boolean", as_boolean, raising=False)
+    inputs = ragged_inputs(model.config)
+    options: dict[str, Any] = STRICT[search] | FREE
+    wanted = generate(model, inputs["input_ids"], inputs["attention_mask"], max_length=10, **options).sequences
+    jax.clear_caches()
+    with jax.numpy_dtype_promotion("strict"):
+        result = generate(model, inputs["input_ids"], inputs["attention_mask"], max_length=10, **options)
+        np.testing.assert_array_equal(result.sequences, wanted)
+        if search in ("greedy", "sampling"):
+            tokens = stream(model, inputs["input_ids"], inputs["attention_mask"], max_length=10, **options)
+            assert len(list(tokens)) == int(result.lengths.max()) - 1
 
 
 def test_only_allowed_sequences(model: Model) -> None:
@@ -616,12 +720,19 @@ def test_refused(model: Model, options: dict, error: type, message: str) -> None
         generate(model, np.array([5, 6]), **options)
 
 
-def test_what_has_no_effect_is_said(model: Model) -> None:
+def test_what_has_no_effect_is_said(model: Model, causal: bart_eqx.BartForCausalLM) -> None:
     with pytest.warns(UserWarning, match="`temperature=0.5` has no effect without `do_sample=True`") as warned:
         write(model, temperature=0.5)
     assert warned[0].filename == __file__  # where it was asked for, and not in here
     with pytest.warns(UserWarning, match="`length_penalty=2.0` has no effect without `num_beams > 1`"):
         write(model, length_penalty=2.0)
+    with pytest.warns(UserWarning, match="`key` has no effect without `do_sample=True`") as warned:
+        write(model, key=KEY)
+    assert warned[0].filename == __file__
+    with pytest.warns(UserWarning, match="`bos_token_id=5` has no effect on an encoder-decoder"):
+        write(model, bos_token_id=5)
+    with pytest.warns(UserWarning, match="`decoder_start_token_id=5` has no effect on a decoder alone"):
+        generate(causal, np.array([5, 6]), decoder_start_token_id=5, max_length=4)
     # From a checkpoint it is only a setting that this call does not use.
     write(model, generation_config=GenerationConfig(temperature=0.5, length_penalty=2.0))
 
@@ -648,6 +759,74 @@ def test_bad_inputs(model: Model, causal: bart_eqx.BartForCausalLM) -> None:
         generate(causal, None, np.ones((3, 4), int), encoder_outputs=encoded)
     with pytest.raises(ValueError, match="`encoder_attention_mask` was given without `encoder_outputs`"):
         generate(causal, np.array([5, 6]), encoder_attention_mask=np.array([1]))
+
+
+@pytest.mark.parametrize("call", [generate, stream])
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (
+            dict(input_ids=[[5, 6], [7, 8]]),
+            TypeError,
+            "`input_ids` must be a NumPy or JAX array of integers .*Got list",
+        ),
+        (dict(input_ids="a text"), TypeError, "Got str"),
+        (dict(input_ids=np.array([5.0, 6.0])), TypeError, r"`input_ids` .*integers \[\*batch, src\]. Got float64\[2\]"),
+        (dict(input_ids=np.array(5)), TypeError, r"Got int64\[\]"),
+        (dict(attention_mask=[1, 1]), TypeError, "`attention_mask` must be .*Got list"),
+        (dict(attention_mask=np.array([0.0, -1e9])), TypeError, "booleans or integers"),
+        (dict(attention_mask=np.array([1, 1, 1])), ValueError, r"the shape of `input_ids`, \(2,\). Got \(3,\)"),
+        (dict(decoder_input_ids=[2, 5]), TypeError, "`decoder_input_ids` must be .*Got list"),
+        (
+            dict(decoder_input_ids=np.array([2, 5]), decoder_attention_mask=np.array([1])),
+            ValueError,
+            "`decoder_attention_mask` must have the shape of `decoder_input_ids`",
+        ),
+        (dict(encoder_outputs=jnp.ones((2, 30))), TypeError, "what `model.encode` returns. Got float32"),
+        (dict(generation_config=dict(max_length=5)), TypeError, "must be a GenerationConfig.*Got dict"),
+        (dict(semantics="tensorflow"), ValueError, '"pytorch" or "flax". Got \'tensorflow\''),
+        (
+            dict(logits_processor=lambda logits, tokens, length: logits),
+            TypeError,
+            "a list of functions. Got function",
+        ),
+        (dict(pad_to_multiple_of=2.5), ValueError, "at least 1. Got 2.5"),
+        (dict(do_sample=True, key=0), TypeError, "as from jax.random.key.*Got int"),
+        (dict(do_sample=True, key=jax.random.split(KEY)), TypeError, "one JAX key"),
+        (dict(model="bart"), TypeError, "Got str"),
+    ],
+)
+def test_wrong_types_are_said_in_a_sentence(
+    model: Model, call: Any, arguments: dict[str, Any], error: type, message: str
+) -> None:
+    with pytest.raises(error, match=message) as raised:
+        call(**(dict(model=model, input_ids=np.array([5, 6])) | arguments))
+    assert len(str(raised.value)) < 600
+
+
+def test_numpy_for_encoder_outputs(model: Model) -> None:
+    """As `jax.device_get` leaves them."""
+    inputs = ragged_inputs(model.config)
+    encoded = eqx.filter_jit(model.encode)(inputs["input_ids"], inputs["attention_mask"])
+    given = dict(attention_mask=inputs["attention_mask"], max_length=12, **FREE)
+    on_host = generate(model, encoder_outputs=jax.device_get(encoded), **given)
+    np.testing.assert_array_equal(on_host.sequences, write(model).sequences)
+
+
+@pytest.mark.parametrize("call", [generate, lambda *args, **kwargs: list(stream(*args, **kwargs))])
+@pytest.mark.parametrize("where", [lambda m: m.model.decoder.dropout, lambda m: m.model.encoder.layerdrop])
+def test_training_mode(model: Model, call: Any, where: Any) -> None:
+    drop = eqx.tree_at(lambda d: (d.p, d.inference), where(model), (0.1, False))
+    training = eqx.tree_at(where, model, drop)
+    with pytest.raises(ValueError, match="training mode.*`equinox.nn.inference_mode"):
+        call(training, np.array([5, 6]), max_length=4)
+
+
+def test_an_encoder_decoder_that_says_it_is_none() -> None:
+    """A decoder alone may say either: its config may come from the whole model."""
+    other = random_model(Model, configured("unequal", decoder_layers=1, is_encoder_decoder=False))
+    with pytest.raises(ValueError, match="says is_encoder_decoder=False, and the model is an encoder-decoder"):
+        generate(other, np.array([5, 6]))
 
 
 @pytest.mark.parametrize("search", [dict(), dict(num_beams=3)])
@@ -713,9 +892,8 @@ def test_a_hypothesis_that_is_barred(model: Model, search: str) -> None:
         second = (vocab == 30) & (tokens[..., 1:2] == 20)
         return jnp.where(jnp.where(length == 1, (vocab >= 20) & (vocab <= 22), second), logits, -jnp.inf)
 
-    options: dict[str, Any] = (
-        SEARCHES[search] | dict(num_return_sequences=3, logits_processor=[one], max_length=5) | FREE
-    )
+    more: dict[str, Any] = dict(num_return_sequences=3, logits_processor=[one], max_length=5)
+    options = SEARCHES[search] | more | FREE
     result = generate(model, np.array([5, 6]), **options)
     real = (result.sequences == jnp.array([2, 20, 30, 30, 30])).all(axis=-1)
     assert real[0] and not real[2]

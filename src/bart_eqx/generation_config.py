@@ -215,7 +215,7 @@ class GenerationConfig:
             TypeError: if transformers has no such field either.
             ValueError: if a field is not implemented here, or a value contradicts another.
         """
-        options = {name: _plain(value) for name, value in _without_refused(options).items()}
+        options = {name: _plain(name, value) for name, value in _without_refused(options).items()}
         options = {name: value for name, value in options.items() if name not in _OTHER_ARGUMENTS or value is not None}
         for name in sorted(options.keys() - _names()):
             if name in _OTHER_ARGUMENTS:
@@ -236,8 +236,16 @@ class GenerationConfig:
         return dataclasses.replace(self, **options)
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else value
+def _plain(name: str, value: Any) -> Any:
+    if not hasattr(value, "tolist"):
+        return value
+    try:
+        return value.tolist()
+    except TypeError as error:  # a tracer's
+        raise TypeError(
+            f"`{name}` is traced by jax.jit, jax.vmap or jax.grad, and a GenerationConfig holds plain values. "
+            f"`bart_eqx.generate` takes some settings traced: docs/generation.md lists them."
+        ) from error
 
 
 def _names() -> set[str]:

@@ -18,9 +18,7 @@
 from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from jaxtyping import AbstractDtype, Bool, Integer
 
 
@@ -35,8 +33,3 @@ else:
         """False or zero at padding: booleans, or integers as from tokenizers; not floats, which may be additive."""
 
         dtypes = (*Bool.dtypes, *Integer.dtypes)
-
-
-def at_least_float32(dtype: DTypeLike) -> DTypeLike:
-    """The dtype of statistics, of softmax and of the sums inside products: float32, or float64 in a float64 model."""
-    return dtype if jnp.finfo(dtype).bits > 32 else jnp.float32

@@ -14,11 +14,20 @@ from ..generation_config import GenerationConfig
 from ..model.checks import check_token_ids, is_known
 from ..model.language_model import AbstractCausalLM, AbstractLanguageModel
 from ..typing import Array, HostArray
-from .checks import Semantics, check_options, check_shapes, check_vocabulary, checked_length
+from .checks import (
+    Semantics,
+    check_arguments,
+    check_options,
+    check_shapes,
+    check_vocabulary,
+    checked_length,
+    split_traced,
+)
 from .decode_loop import Ending, ModelInputs
-from .processors.from_config import flax_processors, pytorch_processors
+from .processors.from_config import flax_processors, number, pytorch_processors
 from .processors.scores import LogitsProcessor, int_setting
 from .processors.token_trie import PrefixTrie
+from .sharding import RowSharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +35,8 @@ class Arguments:
     """The validated arguments of one call."""
 
     config: GenerationConfig
+    traced: Mapping[str, Float[Array, ""]]
+    """Settings that the caller has traced. Those of `config` are placeholders."""
     inputs: ModelInputs
     source: Integer[Array, "batch src"] | None
     """The source's tokens, -1 at padding; for a decoder alone, those of its prompt."""
@@ -41,6 +52,12 @@ class Arguments:
     """Source tokens before rounding up; 0 without a source."""
     semantics: Semantics
     key: PRNGKeyArray | None
+    sharding: RowSharding | None
+    """Where the rows lie; `None` on a single device."""
+
+    def number(self, name: str) -> Float[Array, ""]:
+        """A setting as an array."""
+        return number(self.config, self.traced, name)
 
     @property
     def padded_source_length(self) -> int:
@@ -84,7 +101,7 @@ class Texts:
     prompt: Tokens
     source: Tokens | None
     """The source's ids, where they were given; for a decoder alone always `None`."""
-    encoder_hidden_states: Float[Array, "... src dim"] | None
+    encoder_hidden_states: Float[HostArray, "... src dim"] | None
     encoder_attention_mask: Bool[HostArray, "... mask_src"] | None
 
 
@@ -94,15 +111,24 @@ def validated(given: Mapping[str, Any]) -> Arguments:
     Raises:
         TypeError, ValueError: as `generate` does.
     """
-    model, options, semantics = given["model"], given["options"], given["semantics"]
+    check_arguments(given)
+    encoded = given["encoder_outputs"]
+    sharding = RowSharding.of(
+        [
+            (given["input_ids"], 1),
+            (None if encoded is None else encoded.last_hidden_state, 2),
+            *[(given[name], 1) for name in ("decoder_input_ids", "attention_mask", "decoder_attention_mask")],
+        ]
+    )
+    model, semantics = given["model"], given["semantics"]
+    options, traced = split_traced(given["options"])
     multiple, allowed = given["pad_to_multiple_of"], given["prefix_allowed_tokens"]
     config = (given["generation_config"] or model.generation_config).override(**options)
-    check_options(config, options, semantics, has_trie=allowed is not None, has_key=given["key"] is not None)
-    check_vocabulary(config, model.config.vocab_size)
-    if multiple is not None and multiple < 1:
-        raise ValueError(f"`pad_to_multiple_of` must be at least 1. Got {multiple}.")
-
     decoder_alone = isinstance(model, AbstractCausalLM)
+    has = dict(has_trie=allowed is not None, has_key=given["key"] is not None)
+    check_options(config, options, semantics, decoder_alone=decoder_alone, **has)
+    check_vocabulary(config, model.config.vocab_size)
+
     texts = (_decoder_texts if decoder_alone else _encoder_decoder_texts)(model, config, given)
     prompt, source, states = texts.prompt, texts.source, texts.encoder_hidden_states
     source_mask = texts.encoder_attention_mask
@@ -121,28 +147,32 @@ def validated(given: Mapping[str, Any]) -> Arguments:
             source_mask = source.mask
 
     rows = math.prod(batch)
-    put = lambda x: jax.device_put(x.reshape(rows, x.shape[-1]))
+    place = jax.device_put if sharding is None else sharding.put_rows
+    put = lambda x: place(x.reshape(rows, x.shape[-1]))
     put_given = lambda x: None if x is None else put(x)
     inputs = ModelInputs(
         prompt=put(prompt.ids),
         prompt_mask=put_given(prompt.mask),
         input_ids=None if states is not None or source is None else put(source.ids),
-        encoder_hidden_states=None if states is None else states.reshape(rows, *states.shape[-2:]),
+        encoder_hidden_states=None if states is None else place(states.reshape(rows, *states.shape[-2:])),
         encoder_attention_mask=put_given(source_mask),
     )
     read = prompt if decoder_alone else source
     tokens = None if read is None else put(read.marked())
     lengths = dict(prompt_length=prompt_length, max_length=max_length)
     if semantics == "flax":
-        processors = flax_processors(config, **lengths, custom=given["logits_processor"])
+        processors = flax_processors(config, traced, **lengths, custom=given["logits_processor"])
     else:
         trie = None
         if allowed is not None:
             sets = _allowed_sets(allowed, rows, model.config.vocab_size)
             trie = PrefixTrie.allowing(sets, config.eos_token_ids, prompt_length)
-        processors = pytorch_processors(config, **lengths, source=tokens, trie=trie, custom=given["logits_processor"])
+        processors = pytorch_processors(
+            config, traced, **lengths, source=tokens, trie=trie, custom=given["logits_processor"]
+        )
     return Arguments(
         config=config,
+        traced=traced,
         inputs=inputs,
         source=tokens,
         processors=processors,
@@ -153,6 +183,7 @@ def validated(given: Mapping[str, Any]) -> Arguments:
         source_length=source_length,
         semantics=semantics,
         key=given["key"],
+        sharding=sharding,
     )
 
 
@@ -182,6 +213,11 @@ def _encoder_decoder_texts(model: AbstractLanguageModel, config: GenerationConfi
     """Of an encoder-decoder: `input_ids`, `encoder_outputs` or both are the source, and the prompt is the decoder's."""
     if given["encoder_attention_mask"] is not None:
         raise ValueError("For an encoder-decoder, give the source's mask as `attention_mask`.")
+    if not model.config.is_encoder_decoder:
+        raise ValueError(
+            "The model's config says is_encoder_decoder=False, and the model is an encoder-decoder. Fix that field, or "
+            "load the decoder alone as a AbstractCausalLM."
+        )
     outputs, mask = given["encoder_outputs"], given["attention_mask"]
     states = None if outputs is None else outputs.last_hidden_state
     source = _input_tokens(model, config, given)

@@ -97,13 +97,14 @@ class PyTorchRules(AbstractBeamRules):
         stop_when_full = settings.early_stopping is True
         ends = settings.ending.is_eos(candidates.ids) | (length + 1 >= settings.ending.max_length)
 
-        running_scores, order = jax.lax.top_k(candidates.scores + barred * ends, num_beams)
+        running_scores, order = jax.lax.top_k(candidates.scores + jnp.where(ends, barred, 0.0), num_beams)
         running = eqx.tree_at(lambda c: c.scores, gather(candidates, order), running_scores)
 
         complete = ends & (jnp.arange(ends.shape[-1]) < num_beams)
         full = jnp.all(group.finished.complete, axis=-1) & stop_when_full
         scores = settings.normalised(candidates.scores, length + 1, group.prompt_length)
-        scores = scores + barred * full[:, None] + barred * ~group.open[:, None] + barred * ~complete
+        for bars in (full[:, None], ~group.open[:, None], ~complete):
+            scores = scores + jnp.where(bars, barred, 0.0)
         finished = group.with_hypotheses(candidates, scores, complete, length)
 
         worst = jnp.where(finished.complete, jnp.min(finished.scores, axis=-1, keepdims=True), barred)
@@ -137,11 +138,12 @@ class FlaxRules(AbstractBeamRules):
         stop_when_full = settings.early_stopping is True
         ends = settings.ending.is_eos(candidates.ids)
 
-        running_scores, order = jax.lax.top_k(candidates.scores + barred * ends, group.scores.shape[-1])
+        running_scores, order = jax.lax.top_k(candidates.scores + jnp.where(ends, barred, 0.0), group.scores.shape[-1])
         running = eqx.tree_at(lambda c: c.scores, gather(candidates, order), running_scores)
 
         full = jnp.all(group.finished.complete, axis=-1, keepdims=True) & stop_when_full
-        scores = settings.normalised(candidates.scores, length + 1, group.prompt_length) + barred * (~ends | full)
+        scores = settings.normalised(candidates.scores, length + 1, group.prompt_length)
+        scores = scores + jnp.where(~ends | full, barred, 0.0)
         finished = group.with_hypotheses(candidates, scores, ends, length)
 
         worst = jnp.where(finished.complete, jnp.min(finished.scores, axis=-1, keepdims=True), barred)

@@ -3,11 +3,18 @@
 import dataclasses
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Float
 
 from ..generation_config import GenerationConfig
 from ..model.language_model import AbstractLanguageModel
+from ..model.outputs import BaseModelOutput
 from ..typing import Array, HostArray
 
 
@@ -23,8 +30,126 @@ _FLAX_READS = frozenset(
 )
 
 
+_IDS = dict(input_ids="[*batch, src]", decoder_input_ids="[*batch, prompt]")
+_MASKS = dict(attention_mask="input_ids", decoder_attention_mask="decoder_input_ids", encoder_attention_mask=None)
+
+# Settings that may be traced, each with a value under which it is on: it decides what is compiled, the number does not.
+_TRACEABLE = dict(
+    temperature=0.5,
+    top_p=0.5,
+    min_p=0.5,
+    top_h=0.5,
+    typical_p=0.5,
+    epsilon_cutoff=0.5,
+    eta_cutoff=0.5,
+    repetition_penalty=2.0,
+    encoder_repetition_penalty=2.0,
+    length_penalty=2.0,
+    diversity_penalty=2.0,
+)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def checked_by_hand(function: Function) -> Function:
+    """Turns jaxtyping's check of this signature off, whose report prints the whole model: `check_arguments` says what
+    is wrong in one sentence."""
+    setattr(function, "__no_type_check__", True)  # noqa: B010
+    return function
+
+
+def check_arguments(given: Mapping[str, Any]) -> None:
+    """The types of all arguments of `generate`, the dtypes of arrays, and the shapes of masks.
+
+    Raises:
+        TypeError, ValueError: as `generate` does.
+    """
+    if not isinstance(given["model"], AbstractLanguageModel):
+        raise TypeError(
+            "`model` must be a language model, as BartForConditionalGeneration, BartForCausalLM or another "
+            f"AbstractLanguageModel. Got {_described(given['model'])}."
+        )
+    for name, shape in _IDS.items():
+        _check_array(name, given[name], f"integers {shape}", jnp.integer)
+    for name, ids_name in _MASKS.items():
+        mask, ids = given[name], None if ids_name is None else given[ids_name]
+        _check_array(name, mask, "booleans or integers, False or zero at padding", jnp.integer, jnp.bool_)
+        if mask is not None and ids is not None and mask.shape != ids.shape:
+            raise ValueError(f"`{name}` must have the shape of `{ids_name}`, {ids.shape}. Got {mask.shape}.")
+    outputs = given["encoder_outputs"]
+    if outputs is not None:
+        if not isinstance(outputs, BaseModelOutput):
+            raise TypeError(f"`encoder_outputs` must be what `model.encode` returns. Got {_described(outputs)}.")
+        name = "encoder_outputs.last_hidden_state"
+        _check_array(name, outputs.last_hidden_state, "floats [*batch, src, dim]", jnp.floating, ndim=2)
+    if not isinstance(given["generation_config"], GenerationConfig | None):
+        kind = _described(given["generation_config"])
+        raise TypeError(
+            f"`generation_config` must be a GenerationConfig, as GenerationConfig.from_dict makes one. Got {kind}."
+        )
+    if given["semantics"] not in ("pytorch", "flax"):
+        raise ValueError(f'`semantics` must be "pytorch" or "flax". Got {given["semantics"]!r}.')
+    custom = given["logits_processor"]
+    if not isinstance(custom, Sequence) or not all(map(callable, custom)):
+        raise TypeError(f"`logits_processor` must be a list of functions. Got {_described(custom)}.")
+    multiple = given["pad_to_multiple_of"]
+    if multiple is not None and (not isinstance(multiple, int) or multiple < 1):
+        raise ValueError(f"`pad_to_multiple_of` must be at least 1. Got {multiple}.")
+    key = given["key"]
+    if key is not None and not (isinstance(key, Array) and _is_key(key)):
+        raise TypeError(f"`key` must be one JAX key, as from jax.random.key(0). Got {_described(key)}.")
+
+
+def _check_array(name: str, value: Any, wanted: str, *dtypes: Any, ndim: int = 1) -> None:
+    if value is None:
+        return
+    if not isinstance(value, (Array, np.ndarray)):
+        raise TypeError(
+            f"`{name}` must be a NumPy or JAX array of {wanted}. Got {_described(value)}; numpy.asarray converts it."
+        )
+    if not any(jnp.issubdtype(value.dtype, dtype) for dtype in dtypes) or value.ndim < ndim:
+        raise TypeError(f"`{name}` must be an array of {wanted}. Got {_described(value)}.")
+
+
+def _is_key(key: Array) -> bool:
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return key.shape == ()
+    return key.dtype == np.uint32 and key.shape == (2,)
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, (Array, np.ndarray)):
+        return f"{value.dtype}{list(value.shape)}"
+    return type(value).__name__
+
+
+def split_traced(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Float[Array, ""]]]:
+    """The options, in which plain values stand for traced ones; and the traced ones by name, in float32.
+
+    Raises:
+        TypeError: if an option is traced that decides what is compiled.
+    """
+    traced = {name: value for name, value in options.items() if isinstance(value, Tracer)}
+    if fixed := sorted(traced.keys() - _TRACEABLE.keys()):
+        raise TypeError(
+            f"`{fixed[0]}` is traced by jax.jit, jax.vmap or jax.grad, and must be a plain value: it decides what is "
+            f"compiled. These may be traced: {', '.join(_TRACEABLE)}."
+        )
+    for name, value in traced.items():
+        if value.shape != ():
+            raise ValueError(f"`{name}` must be a single number. Got {_described(value)}.")
+    plain = {name: _TRACEABLE[name] if name in traced else value for name, value in options.items()}
+    return plain, {name: jnp.asarray(value, jnp.float32) for name, value in traced.items()}
+
+
 def check_options(
-    config: GenerationConfig, options: dict[str, Any], semantics: Semantics, *, has_trie: bool, has_key: bool
+    config: GenerationConfig,
+    options: dict[str, Any],
+    semantics: Semantics,
+    *,
+    decoder_alone: bool,
+    has_trie: bool,
+    has_key: bool,
 ) -> None:
     """`config` is the whole of the settings, `options` what the call itself sets."""
     if config.do_sample and not has_key:
@@ -37,10 +162,13 @@ def check_options(
     default = GenerationConfig()
     for name, needs in idle:
         if options.get(name) is not None and options[name] != getattr(default, name):
-            level, frame = 1, sys._getframe()
-            while frame is not None and frame.f_globals["__name__"].split(".")[0] in ("bart_eqx", "jaxtyping"):
-                level, frame = level + 1, frame.f_back  # to the caller of this package
-            warnings.warn(f"`{name}={options[name]!r}` has no effect without `{needs}`.", stacklevel=level)
+            _warn(f"`{name}={options[name]!r}` has no effect without `{needs}`.")
+    if has_key and not config.do_sample:
+        _warn("`key` has no effect without `do_sample=True`.")
+    unread = "decoder_start_token_id" if decoder_alone else "bos_token_id"
+    if options.get(unread) is not None:
+        kind = "a decoder alone" if decoder_alone else "an encoder-decoder"
+        _warn(f"`{unread}={options[unread]!r}` has no effect on {kind}.")
     if semantics == "flax":
         names = {field.name for field in dataclasses.fields(config)} - _FLAX_READS
         unread = sorted(name for name in names if getattr(config, name) != getattr(default, name))
@@ -53,6 +181,14 @@ def check_options(
             raise ValueError('`semantics="flax"` draws one sequence per row, without beams. Use the default semantics.')
         if len(config.eos_token_ids) != 1:
             raise ValueError(f'`semantics="flax"` needs exactly one `eos_token_id`. Got {config.eos_token_ids}.')
+
+
+def _warn(message: str) -> None:
+    """At the line that called this package."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals["__name__"].split(".")[0] in ("bart_eqx", "jaxtyping"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 def check_vocabulary(config: GenerationConfig, vocab_size: int) -> None:
@@ -76,7 +212,7 @@ def check_tokens(name: str, tokens: Sequence[int], vocab_size: int) -> None:
 
 
 def check_shapes(
-    prompt: HostArray, source: HostArray | None, source_mask: HostArray | None, encoder_hidden_states: Array | None
+    prompt: HostArray, source: HostArray | None, source_mask: HostArray | None, encoder_hidden_states: HostArray | None
 ) -> None:
     """Ids and masks against each other and against `encoder_outputs`."""
     if encoder_hidden_states is not None:

@@ -71,7 +71,7 @@ class ForcedWords(eqx.Module):
         """The number of tokens of the words done so far. A complete word counts as many as the longest word has."""
         longest = jnp.max(self.height)
         busy = progress.node >= 0
-        complete = jnp.sum(progress.queue == NOT_PENDING, axis=-1, dtype=jnp.int32) - busy
+        complete = jnp.sum(progress.queue == NOT_PENDING, axis=-1, dtype=jnp.int32) - busy.astype(jnp.int32)
         in_progress = longest - (self.height[self.word[progress.node]] - self.node_depth[progress.node])
         return complete * longest + jnp.where(busy, in_progress, 0)
 
@@ -100,7 +100,7 @@ class ForcedWords(eqx.Module):
         queue = jnp.where(broken[..., None] & broken_word, progress.turn[..., None], queue)
         return Progress(
             queue=queue,
-            turn=progress.turn + broken,
+            turn=progress.turn + broken.astype(jnp.int32),
             node=jnp.where(advances & self.is_leaf[node], -1, node),
         )
 
@@ -163,7 +163,7 @@ class ConstrainedRules(AbstractBeamRules):
         # Sorted by bank, most advanced first, and within a bank by score.
         progress = self.words.advance(gather(group.progress, everything.parents), everything.ids)
         banks = jnp.where(kept, self.words.bank(progress), -1)
-        order = jnp.lexsort((-(banks * 100 + everything.scores), ~kept))
+        order = jnp.lexsort((-((banks * 100).astype(everything.scores.dtype) + everything.scores), ~kept))
         sorted_banks = jnp.take_along_axis(banks, order, axis=-1)
 
         # The rank of each within its bank, by which the beams are chosen.

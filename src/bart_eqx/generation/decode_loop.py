@@ -16,14 +16,16 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer
 
 from ..kernels.rows import row_by_row
 from ..model.cache import DecoderCache
 from ..model.language_model import AbstractCausalLM, AbstractLanguageModel, AbstractSeq2SeqLM
+from ..model.layers import LayerDrop
 from ..model.outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions
-from ..typing import Array, at_least_float32
+from ..typing import Array
 
 
 logger = logging.getLogger("bart_eqx.generation")  # announces every compilation
@@ -178,12 +180,23 @@ def tree_slots(prompt_length: int, num_beams: int) -> Callable[[int], int]:
 # The model, which is called from here only.
 
 
+def check_inference_mode(model: AbstractLanguageModel) -> None:
+    """Raises `ValueError` if dropout or LayerDrop is on."""
+    is_drop = lambda node: isinstance(node, (eqx.nn.Dropout, LayerDrop))
+    if any(is_drop(x) and not x.inference and x.p != 0 for x in jax.tree.leaves(model, is_leaf=is_drop)):
+        raise ValueError(
+            "The model is in training mode, in which dropout needs a key at every step. Generate with "
+            "`equinox.nn.inference_mode(model)`."
+        )
+
+
 def init_cache(model: AbstractLanguageModel, inputs: ModelInputs, slots: int) -> DecoderCache:
     """Encode the source, and allocate a cache of `slots` slots over it.
 
     For batch 1 the cache has no batch axis, and `_decode` adds and removes it: with that axis, XLA on CPU copies the
     whole cache four times in a greedy step (`docs/performance.md`).
     """
+    check_inference_mode(model)  # while the search is traced: it costs a compiled call nothing
     batch = inputs.prompt.shape[0]
     states, mask = inputs.encoder_hidden_states, inputs.encoder_attention_mask
     if states is None and isinstance(model, AbstractSeq2SeqLM):
@@ -235,7 +248,7 @@ def _decode_in_order(
 
 def logits_dtype(cache: DecoderCache) -> DTypeLike:
     """Of the logits that `next_logits` and `chunk_logits` return: float32, or float64 in a float64 model."""
-    return at_least_float32(cache.self_attn[0].keys.dtype)
+    return np.promote_types(cache.self_attn[0].keys.dtype, np.float32)
 
 
 def prefill(

@@ -17,10 +17,10 @@ from ..typing import Array, HostArray, Mask
 from .arguments import Arguments, validated
 from .beam_rules import AbstractBeamRules, BeamSettings, FlaxRules, PyTorchRules, ScorerRules
 from .beam_search import beam_search
-from .checks import Semantics
+from .checks import Semantics, checked_by_hand
 from .constrained_beams import ConstrainedRules, ForcedWords
 from .decode_loop import SearchResult, teacher_forced
-from .processors.scores import float_setting, int_setting
+from .processors.scores import int_setting
 from .prompt_lookup import prompt_lookup
 from .sample import AbstractChoice, Draw, FlaxDraw, Greedy, sample, sample_steps
 
@@ -36,8 +36,8 @@ class GenerationResult(eqx.Module):
     lengths: Integer[Array, "*rows"]
     """Tokens before the padding, prompt and end included."""
     finite: Bool[Array, "*rows"]
-    """False where a token was chosen among scores that are NaN or infinite, or although every token was barred: the
-    sequence then means nothing."""
+    """False where a token was chosen among scores that are NaN or infinite, or although it was barred, as where every
+    token is: the sequence then means nothing."""
     scores: Float[Array, "*rows"] | None = None
     """Beam search: the sum of the log-probabilities, divided by the generated length to the power `length_penalty`."""
     beam_indices: Integer[Array, "*rows steps"] | None = None
@@ -57,6 +57,7 @@ class GenerationResult(eqx.Module):
     """Prompt lookup: calls of the decoder, of which greedy search makes one per token."""
 
 
+@checked_by_hand
 def generate(
     model: AbstractLanguageModel,
     input_ids: Integer[HostArray, "*batch src"] | None = None,
@@ -80,6 +81,9 @@ def generate(
     `do_sample`, `num_beams`, `num_beam_groups`, `force_words_ids` and `prompt_lookup_num_tokens`. Every option is
     explained in `docs/generation.md`.
 
+    Inputs that lie on several devices stay there, and the result lies there too: batch axes that a `NamedSharding` has
+    spread over a mesh, of which each device generates its rows. Their values may be out of sight of this process.
+
     The loop ends when every row has ended, or at `max_length`. It compiles once for each shape and each set of options
     that are on. A new temperature, penalty, bias or token id does not recompile; a new `top_k` or n-gram size does; and
     a new length does unless it falls into the same multiple of `pad_to_multiple_of`. The logger `bart_eqx.generation`
@@ -100,13 +104,17 @@ def generate(
         generation_config: By default `model.generation_config`, which came with the checkpoint. Another one replaces it
             entirely, token ids included; `model.generation_config.override(...)` makes one that keeps the rest.
         logits_processor: Functions `(logits, tokens, length) -> logits` as in `bart_eqx.generation.processors`. They
-            run after the processors of the options and before those of sampling.
+            run after the processors of the options and before those of sampling. A function is part of what is
+            compiled: one made anew for each call, such as `logits_processor=[lambda ...]`, compiles the loop at every
+            call. Define it once; where it needs values, make it an `equinox.Module` that holds them as arrays.
         prefix_allowed_tokens: Token sequences, one of which must follow the prompt; or one list of sequences per row.
         semantics: "pytorch" gives the tokens of transformers 5 with PyTorch; "flax" those of 4.57's Flax loops.
         pad_to_multiple_of: Round the source's length and `max_length` up internally, so that other lengths reuse a
             compiled loop. The result is the same.
         key: For sampling. The same key draws the same tokens, and a row's draws do not depend on the other rows.
-        **options: Fields of `GenerationConfig`, which override those of `generation_config`.
+        **options: Fields of `GenerationConfig`, which override those of `generation_config`. Inside `jax.jit` or
+            `jax.vmap` penalties, `temperature` and the thresholds of sampling may be traced; their ranges are then not
+            checked.
 
     Raises:
         TypeError: for an option that transformers does not have either.
@@ -125,9 +133,11 @@ def generate(
             output_hidden_states=call.config.output_hidden_states,
         )
     result = _readable(found, states, call.ending.pad_token_id, call.inputs.padding, call.prompt_length, call.batch)
-    return _trimmed(result, call)
+    result = _trimmed(result, call)
+    return result if call.sharding is None else call.sharding.put_batch(result)
 
 
+@checked_by_hand
 def stream(
     model: AbstractLanguageModel,
     input_ids: Integer[HostArray, "*batch src"] | None = None,
@@ -175,7 +185,8 @@ def stream(
         num_sequences=c.num_return_sequences,
         buffer=call.buffer,
     )
-    return (_with_batch_axes(token, call.batch) for token in tokens)
+    place = (lambda x: x) if call.sharding is None else call.sharding.put_batch
+    return (place(_with_batch_axes(token, call.batch)) for token in tokens)
 
 
 def _search(model: AbstractLanguageModel, call: Arguments) -> SearchResult:
@@ -209,7 +220,7 @@ def _search(model: AbstractLanguageModel, call: Arguments) -> SearchResult:
         model,
         call.inputs,
         call.processors,
-        float_setting(c.diversity_penalty),
+        call.number("diversity_penalty"),
         _beam_rules(call),
         call.ending,
         num_beams=c.num_beams,
@@ -230,7 +241,7 @@ def _choice(call: Arguments) -> AbstractChoice:
 
 def _beam_rules(call: Arguments) -> AbstractBeamRules:
     c = call.config
-    settings = BeamSettings(call.ending, float_setting(c.length_penalty), c.early_stopping)
+    settings = BeamSettings(call.ending, call.number("length_penalty"), c.early_stopping)
     if c.force_words_ids is not None:
         return ConstrainedRules(settings, ForcedWords.from_ids(c.force_words_ids), c.num_return_sequences)
     if c.num_beam_groups > 1:

@@ -96,7 +96,8 @@ def step(
     chosen = jnp.argmax(scores, axis=-1).astype(jnp.int32)
 
     ends = ending.is_eos(chosen)
-    ended_before = state.ended[..., None] | ((jnp.cumsum(ends, axis=-1) - ends) > 0)
+    ends_so_far = jnp.cumsum(ends, axis=-1, dtype=jnp.int32)
+    ended_before = state.ended[..., None] | (ends_so_far - ends.astype(jnp.int32) > 0)
     right = (chosen[..., :-1] == drafts) | ended_before[..., :-1] | ends[..., :-1]
     accepted = jnp.min(jnp.sum(jnp.cumprod(right, axis=-1), axis=-1, dtype=jnp.int32))  # all rows advance alike
     count = jnp.minimum(accepted + 1, ending.max_length - length)

@@ -134,7 +134,7 @@ def step(
     return SampleState(
         tokens=jax.lax.dynamic_update_slice_in_dim(state.tokens, token[..., None], state.length, axis=-1),
         length=state.length + 1,
-        lengths=state.lengths + ~state.ended,
+        lengths=state.lengths + (~state.ended).astype(jnp.int32),
         ended=state.ended | ending.is_eos(token),
         finite=state.finite & (state.ended | can_choose(scores)),
         cache=cache,

@@ -6,9 +6,10 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
-from ..typing import Array, at_least_float32
+from ..typing import Array
 from .platforms import by_platform, has_one_cpu
 from .rows import in_turn
 
@@ -43,7 +44,7 @@ def attention(
     sizes = (*batch, heads, q, keys.shape[-1])
     if not all(isinstance(size, int) for size in sizes):  # symbolic, in `jax.export`
         return whole(*arrays)
-    row_bytes = math.prod(sizes[len(batch) :]) * jnp.dtype(at_least_float32(queries.dtype)).itemsize
+    row_bytes = math.prod(sizes[len(batch) :]) * jnp.dtype(np.promote_types(queries.dtype, np.float32)).itemsize
     if row_bytes < LARGE_SCORES or math.prod(batch) == 1 or not has_one_cpu():
         return whole(*arrays)
 
@@ -64,7 +65,7 @@ def _attention(
     dropout: eqx.nn.Dropout,
     key: PRNGKeyArray | None,
 ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
-    dtype, wide = queries.dtype, at_least_float32(queries.dtype)
+    dtype, wide = queries.dtype, np.promote_types(queries.dtype, np.float32)
     scores = jnp.matmul(queries, keys, preferred_element_type=wide)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(wide).min)

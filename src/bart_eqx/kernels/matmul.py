@@ -4,10 +4,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int8, Num
 
-from ..typing import Array, at_least_float32
+from ..typing import Array
 from .platforms import by_platform
 
 
@@ -18,7 +19,7 @@ FEW_ROWS = 64
 @partial(jax.jit, inline=True)
 def matmul(x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_dim"]) -> Float[Array, "*batch out_dim"]:
     """`x @ weight.T`, summed in at least float32 and returned in the dtype of `x`."""
-    product = _times_transposed(x.reshape(-1, x.shape[-1]), weight, at_least_float32(x.dtype))
+    product = _times_transposed(x.reshape(-1, x.shape[-1]), weight, np.promote_types(x.dtype, np.float32))
     return product.reshape(*x.shape[:-1], weight.shape[0]).astype(x.dtype)
 
 
@@ -31,7 +32,7 @@ def int8_matmul(
     The integers are summed exactly, in int32. Rounding has no derivative of its own: the derivative is that of the
     product before `x` was rounded (a straight-through estimator, arXiv:1308.3432).
     """
-    wide = at_least_float32(x.dtype)
+    wide = np.promote_types(x.dtype, np.float32)
     product = _int8_matmul(x.reshape(-1, x.shape[-1]).astype(wide), weight, weight_scale.astype(wide))
     return product.reshape(*x.shape[:-1], weight.shape[0]).astype(x.dtype)
 
@@ -63,7 +64,7 @@ def quantize_rows(x: Float[Array, "rows dim"]) -> tuple[Int8[Array, "rows dim"],
 
     A row that holds NaN or an infinity has the scale NaN.
     """
-    wide = x.astype(at_least_float32(x.dtype))
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
     largest = jnp.max(jnp.abs(wide), axis=-1, keepdims=True)
     # XLA's maximum on CPU leaves NaN out where there are many rows (jaxlib 0.10.2); its sum does not.
     largest += 0 * jnp.sum(wide, axis=-1, keepdims=True)

@@ -5,15 +5,16 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float
 
-from ..typing import Array, at_least_float32
+from ..typing import Array
 
 
 def _gelu(x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
     """Exact GELU. 16-bit inputs are computed in float32 and rounded once; to them `erf` is as exact as the `erfc` that
     keeps float32's small tail."""
-    wide = x.astype(at_least_float32(x.dtype))
+    wide = x.astype(np.promote_types(x.dtype, np.float32))
     if x.dtype == wide.dtype:
         return jax.nn.gelu(x, approximate=False)
     return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)

@@ -15,8 +15,7 @@ from .checks import check_token_ids
 from .decoder import BartDecoder
 from .embeddings import AbstractEmbedding, Embedding
 from .encoder import BartEncoder
-from .layers import split_or_none
-from .masks import as_boolean, shift_tokens_right
+from .masks import shift_tokens_right
 from .outputs import BaseModelOutput, BaseModelOutputWithCrossAttentions, Seq2SeqModelOutput
 
 
@@ -80,7 +79,7 @@ class BartModel(eqx.Module):
         table = self.shared if self.encoder.embed_tokens is None else self.encoder.embed_tokens
         return self.encoder(
             table(input_ids),
-            as_boolean(attention_mask),
+            attention_mask,
             position_ids,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
@@ -107,7 +106,7 @@ class BartModel(eqx.Module):
             ValueError: if `max_length` is more than `config.max_position_embeddings`.
         """
         states = encoder_outputs.last_hidden_state
-        return self.decoder.init_cache(states.shape[:-2], max_length, states, as_boolean(encoder_attention_mask))
+        return self.decoder.init_cache(states.shape[:-2], max_length, states, encoder_attention_mask)
 
     @overload
     def decode(
@@ -189,7 +188,7 @@ class BartModel(eqx.Module):
         output, extended = self.decoder(
             table(decoder_input_ids),
             past,
-            as_boolean(decoder_attention_mask),
+            decoder_attention_mask,
             decoder_position_ids,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
@@ -230,7 +229,7 @@ class BartModel(eqx.Module):
             decoder_input_ids = shift_tokens_right(
                 input_ids, self.config.pad_token_id, self.config.decoder_start_token_id
             )
-        encoder_key, decoder_key = split_or_none(key, 2)
+        encoder_key, decoder_key = (None, None) if key is None else jr.split(key)
         encoded = self.encode(
             input_ids,
             attention_mask,

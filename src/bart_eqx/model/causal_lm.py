@@ -15,10 +15,9 @@ from .cache import DecoderCache
 from .checks import check_token_ids
 from .decoder import BartDecoder
 from .embeddings import AbstractEmbedding, Embedding
-from .head import init_lm_head, lm_logits
+from .head import init_lm_head
 from .language_model import AbstractCausalLM
 from .layers import AbstractLinear
-from .masks import as_boolean
 from .outputs import CausalLMOutputWithCrossAttentions
 
 
@@ -74,7 +73,7 @@ class BartForCausalLM(AbstractCausalLM):
 
     def lm_logits(self, states: Float[Array, "*batch tgt dim"]) -> Float[Array, "*batch tgt vocab"]:
         """The head: logits over the vocabulary from the last hidden states."""
-        return lm_logits(states, self.embed_tokens, self.lm_head)
+        return self.embed_tokens.logits(states) if self.lm_head is None else self.lm_head(states)
 
     def init_cache(
         self,
@@ -90,8 +89,7 @@ class BartForCausalLM(AbstractCausalLM):
             ValueError: if `max_length` is more than `config.max_position_embeddings`.
         """
         batch = () if batch_size is None else (batch_size,)
-        mask = as_boolean(encoder_attention_mask)
-        return self.model.decoder.init_cache(batch, max_length, encoder_hidden_states, mask)
+        return self.model.decoder.init_cache(batch, max_length, encoder_hidden_states, encoder_attention_mask)
 
     def decode(
         self,
@@ -185,13 +183,13 @@ class BartForCausalLM(AbstractCausalLM):
         *batch, new = input_ids.shape
         decoder = self.model.decoder
         if cache is None:
-            past = decoder.init_cache(tuple(batch), new, encoder_hidden_states, as_boolean(encoder_attention_mask))
+            past = decoder.init_cache(tuple(batch), new, encoder_hidden_states, encoder_attention_mask)
         else:
             past = cache
         decoded, extended = decoder(
             self.embed_tokens(input_ids),
             past,
-            as_boolean(attention_mask),
+            attention_mask,
             position_ids,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,

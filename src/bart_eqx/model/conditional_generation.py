@@ -14,7 +14,7 @@ from ..generation_config import GenerationConfig
 from ..typing import Array, HostArray, Mask
 from .bart import BartModel
 from .cache import DecoderCache
-from .head import AbstractBartHead, init_lm_head, lm_logits
+from .head import AbstractBartHead, init_lm_head
 from .language_model import AbstractSeq2SeqLM
 from .layers import AbstractLinear
 from .outputs import (
@@ -59,7 +59,7 @@ class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
 
     def lm_logits(self, states: Float[Array, "*batch tgt dim"]) -> Float[Array, "*batch tgt vocab"]:
         """The head: logits over the vocabulary from the decoder's last hidden states."""
-        logits = lm_logits(states, self.model.shared, self.lm_head)
+        logits = self.model.shared.logits(states) if self.lm_head is None else self.lm_head(states)
         return logits + jax.lax.stop_gradient(self.final_logits_bias[0])
 
     @overload

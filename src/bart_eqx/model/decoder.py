@@ -16,13 +16,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig, LayerConfig
-from ..typing import Array, HostArray
+from ..typing import Array, HostArray, Mask
 from .activations import ACTIVATION_FUNCTIONS
 from .attention import AbstractAttention, BartAttention, attend, project_kv
 from .cache import DecoderCache, KVCache
 from .checks import nan_unless
 from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
-from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward, split_or_none
+from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward
 from .masks import causal_mask, padding_mask
 from .outputs import BaseModelOutputWithCrossAttentions
 
@@ -155,7 +155,8 @@ class BartDecoderLayer(AbstractDecoderLayer):
         Float[Array, "*batch heads new max_len"] | None,
         Float[Array, "*batch heads new src"] | None,
     ]:
-        self_weights_key, self_key, cross_weights_key, cross_key, activation_key, ffn_key = split_or_none(key, 6)
+        keys = [None] * 6 if key is None else jr.split(key, 6)
+        self_weights_key, self_key, cross_weights_key, cross_key, activation_key, ffn_key = keys
         past = past.write(*project_kv(self.self_attn, x, positions), start)
         y, self_weights = attend(
             self.self_attn, x, past.keys, past.values, mask, positions, past_positions, key=self_weights_key
@@ -253,7 +254,7 @@ class BartDecoder(eqx.Module):
         batch: tuple[int, ...],
         max_length: int,
         encoder_hidden_states: Float[Array, "*batch src dim"] | None,
-        encoder_attention_mask: Bool[Array, "*batch src"] | None,
+        encoder_attention_mask: Mask[HostArray, "*batch src"] | None,
     ) -> DecoderCache:
         """An empty cache for `max_length` tokens, over a source whose keys and values are projected here, once.
 
@@ -279,7 +280,9 @@ class BartDecoder(eqx.Module):
             cross_attn=cross_attn,
             attention_mask=jnp.ones((*batch, max_length), bool),
             positions=jnp.zeros((*batch, max_length), jnp.int32),
-            encoder_attention_mask=encoder_attention_mask,
+            encoder_attention_mask=None
+            if encoder_attention_mask is None
+            else jnp.asarray(encoder_attention_mask).astype(bool),
             encoder_positions=encoder_positions,
             position=jnp.zeros((), jnp.int32),
         )
@@ -288,7 +291,7 @@ class BartDecoder(eqx.Module):
         self,
         inputs_embeds: Float[Array, "*batch new dim"],
         cache: DecoderCache,
-        attention_mask: Bool[Array, "*batch mask_len"] | Bool[Array, "*batch new max_len"] | None = None,
+        attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new max_len"] | None = None,
         position_ids: Integer[HostArray, "*#batch new"] | None = None,
         *,
         output_attentions: bool = False,
@@ -300,8 +303,8 @@ class BartDecoder(eqx.Module):
         Args:
             inputs_embeds: The embeddings of the new tokens.
             cache: From `init_cache`, or from the last call.
-            attention_mask: True at tokens, False at padding: of the new tokens, or of every slot of the cache. With one
-                more axis, which slots each new token may attend to; no causal mask is added to that.
+            attention_mask: Zero, or False, at padding: of the new tokens, or of every slot of the cache. With one more
+                axis, which slots each new token may attend to; no causal mask is added to that.
             position_ids: By default a token's position is its slot.
             output_attentions: Return the attention weights of every layer.
             output_hidden_states: Return the embedded input and the output of every layer.
@@ -314,6 +317,8 @@ class BartDecoder(eqx.Module):
         *batch, new, _ = inputs_embeds.shape
         cache.check_fits(new)
         slots = cache.position + jnp.arange(new, dtype=jnp.int32)
+        if attention_mask is not None:
+            attention_mask = jnp.asarray(attention_mask).astype(bool)
         if attention_mask is not None and attention_mask.ndim == inputs_embeds.ndim:
             if attention_mask.shape[-2:] != (new, cache.max_length):
                 raise ValueError(
@@ -329,7 +334,7 @@ class BartDecoder(eqx.Module):
         positions = jnp.broadcast_to(position_ids, (*batch, new))
         cache_positions = cache.positions_with(positions)
 
-        embed_key, layers_key = split_or_none(key, 2)
+        embed_key, layers_key = (None, None) if key is None else jr.split(key)
         x = inputs_embeds * self.embed_scale
         if self.embed_positions is not None:
             x = x + self.embed_positions(position_ids)
@@ -339,9 +344,9 @@ class BartDecoder(eqx.Module):
         hidden_states, attentions, cross_attentions, pasts = [], [], [], []
         source_mask = padding_mask(cache.encoder_attention_mask)
         sources = (None,) * len(self.layers) if cache.cross_attn is None else cache.cross_attn
-        layer_keys = split_or_none(layers_key, len(self.layers))
+        layer_keys = [None] * len(self.layers) if layers_key is None else jr.split(layers_key, len(self.layers))
         for layer, past, source, layer_key in zip(self.layers, cache.self_attn, sources, layer_keys, strict=True):
-            inside_key, drop_key = split_or_none(layer_key, 2)
+            inside_key, drop_key = (None, None) if layer_key is None else jr.split(layer_key)
             hidden_states.append(x)
             y, past, self_weights, cross_weights = run_decoder_layer(
                 layer,

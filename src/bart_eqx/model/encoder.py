@@ -12,11 +12,11 @@ from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig, LayerConfig
 from ..kernels.rows import in_parts
-from ..typing import Array, HostArray
+from ..typing import Array, HostArray, Mask
 from .activations import ACTIVATION_FUNCTIONS
 from .attention import AbstractAttention, BartAttention, attend, project_kv
 from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
-from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward, split_or_none
+from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward
 from .masks import padding_mask
 from .outputs import BaseModelOutput
 
@@ -81,7 +81,7 @@ class BartEncoderLayer(AbstractEncoderLayer):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch src dim"], Float[Array, "*batch heads src src"] | None]:
-        weights_key, attn_key, activation_key, ffn_key = split_or_none(key, 4)
+        weights_key, attn_key, activation_key, ffn_key = [None] * 4 if key is None else jr.split(key, 4)
         keys, values = project_kv(self.self_attn, x, positions)
         y, weights = attend(self.self_attn, x, keys, values, mask, positions, positions, key=weights_key)
         x = self.self_attn_layer_norm(x + self.dropout(y, key=attn_key))
@@ -140,7 +140,7 @@ class BartEncoder(eqx.Module):
     def __call__(
         self,
         inputs_embeds: Float[Array, "*batch src dim"],
-        attention_mask: Bool[Array, "*batch src"] | None = None,
+        attention_mask: Mask[HostArray, "*batch src"] | None = None,
         position_ids: Integer[HostArray, "*#batch src"] | None = None,
         *,
         output_attentions: bool = False,
@@ -150,7 +150,7 @@ class BartEncoder(eqx.Module):
         """
         Args:
             inputs_embeds: The embeddings of the source's tokens, or features of the model's width.
-            attention_mask: True at tokens, False at padding. All are tokens by default.
+            attention_mask: Zero, or False, at padding. All are tokens by default.
             position_ids: 0, 1, 2, ... by default, also where tokens are masked.
             output_attentions: Return the attention weights of every layer.
             output_hidden_states: Return the embedded input and the output of every layer.
@@ -160,7 +160,7 @@ class BartEncoder(eqx.Module):
             ValueError: if there are more tokens than positions, or a position that does not exist.
         """
         *batch, src, _ = inputs_embeds.shape
-        embed_key, layers_key = split_or_none(key, 2)
+        embed_key, layers_key = (None, None) if key is None else jr.split(key)
         x = inputs_embeds * self.embed_scale
         if self.embed_positions is not None:
             self.embed_positions.check_length(src)
@@ -189,8 +189,9 @@ class BartEncoder(eqx.Module):
     ) -> BaseModelOutput:
         """The stack of layers, from embedded tokens to the last states."""
         hidden_states, attentions = [], []
-        for layer, layer_key in zip(self.layers, split_or_none(key, len(self.layers)), strict=True):
-            inside_key, drop_key = split_or_none(layer_key, 2)
+        layer_keys = [None] * len(self.layers) if key is None else jr.split(key, len(self.layers))
+        for layer, layer_key in zip(self.layers, layer_keys, strict=True):
+            inside_key, drop_key = (None, None) if layer_key is None else jr.split(layer_key)
             hidden_states.append(x)
             y, weights = run_encoder_layer(layer, x, mask, positions, key=inside_key)
             x = self.layerdrop(y, x, key=drop_key)

@@ -3,14 +3,13 @@
 import equinox as eqx
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Float, Integer, PRNGKeyArray
+from jaxtyping import Integer, PRNGKeyArray
 
 from ..config import BartConfig
-from ..typing import Array, HostArray, Mask
+from ..typing import HostArray, Mask
 from .bart import BartModel
 from .cache import DecoderCache
-from .embeddings import AbstractEmbedding
-from .layers import AbstractLinear, Linear
+from .layers import Linear
 from .outputs import BaseModelOutput
 
 
@@ -59,9 +58,3 @@ def init_lm_head(config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRN
     if config.tie_word_embeddings:
         return None
     return Linear(config.d_model, config.vocab_size, use_bias=False, init_std=config.init_std, dtype=dtype, key=key)
-
-
-def lm_logits(
-    states: Float[Array, "*batch tgt dim"], embedding: AbstractEmbedding, lm_head: AbstractLinear | None
-) -> Float[Array, "*batch tgt vocab"]:
-    return embedding.logits(states) if lm_head is None else lm_head(states)

@@ -11,16 +11,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Float, PRNGKeyArray
 
 from ..kernels.matmul import matmul
-from ..typing import Array, at_least_float32
-
-
-def split_or_none(key: PRNGKeyArray | None, num: int) -> list[PRNGKeyArray] | list[None]:
-    """`num` keys from one, or `num` times `None` where there is no key."""
-    return [None] * num if key is None else list(jr.split(key, num))
+from ..typing import Array
 
 
 class AbstractLinear(eqx.Module):
@@ -82,7 +78,7 @@ class LayerNorm(eqx.Module):
         self.eps = eps
 
     def __call__(self, x: Float[Array, "*batch {self.weight.shape[0]}"]) -> Float[Array, "*batch dim"]:
-        wide = x.astype(at_least_float32(x.dtype))
+        wide = x.astype(np.promote_types(x.dtype, np.float32))
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         return (centred * jax.lax.rsqrt(variance + self.eps)).astype(x.dtype) * self.weight + self.bias

@@ -6,13 +6,9 @@ from jaxtyping import Bool, Integer
 from ..typing import Array, HostArray, Mask
 
 
-def as_boolean(attention_mask: Mask[HostArray, "*batch seq"] | None) -> Bool[Array, "*batch seq"] | None:
-    return None if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
-
-
-def padding_mask(attention_mask: Bool[Array, "*batch kv"] | None) -> Bool[Array, "*batch 1 1 kv"] | None:
-    """Every head and every query may attend to the tokens, and not to the padding."""
-    return None if attention_mask is None else attention_mask[..., None, None, :]
+def padding_mask(attention_mask: Mask[HostArray, "*batch kv"] | None) -> Bool[Array, "*batch 1 1 kv"] | None:
+    """Every head and every query may attend to the tokens, and not to the padding, where the mask is zero or False."""
+    return None if attention_mask is None else jnp.asarray(attention_mask).astype(bool)[..., None, None, :]
 
 
 def causal_mask(query_slots: Integer[Array, " q"], key_slots: Integer[Array, " kv"]) -> Bool[Array, "q kv"]:

@@ -38,6 +38,29 @@ class CausalLMOutputWithCrossAttentions(eqx.Module):
 class AbstractSeq2SeqOutput(eqx.Module):
     """The states that every encoder-decoder returns beside its own result."""
 
+    decoder_hidden_states: eqx.AbstractVar[tuple[Float[Array, "*batch tgt dim"], ...] | None]
+    decoder_attentions: eqx.AbstractVar[tuple[Float[Array, "*batch heads tgt tgt"] | None, ...] | None]
+    cross_attentions: eqx.AbstractVar[tuple[Float[Array, "*batch heads tgt src"] | None, ...] | None]
+    encoder_last_hidden_state: eqx.AbstractVar[Float[Array, "*batch src dim"]]
+    encoder_hidden_states: eqx.AbstractVar[tuple[Float[Array, "*batch src dim"], ...] | None]
+    encoder_attentions: eqx.AbstractVar[tuple[Float[Array, "*batch encoder_heads src src"] | None, ...] | None]
+
+    def states(self) -> dict[str, Any]:
+        """These six by name, for the output of a head."""
+        return dict(
+            decoder_hidden_states=self.decoder_hidden_states,
+            decoder_attentions=self.decoder_attentions,
+            cross_attentions=self.cross_attentions,
+            encoder_last_hidden_state=self.encoder_last_hidden_state,
+            encoder_hidden_states=self.encoder_hidden_states,
+            encoder_attentions=self.encoder_attentions,
+        )
+
+
+class Seq2SeqModelOutput(AbstractSeq2SeqOutput):
+    """Of `BartModel`."""
+
+    last_hidden_state: Float[Array, "*batch tgt dim"]
     decoder_hidden_states: tuple[Float[Array, "*batch tgt dim"], ...] | None
     decoder_attentions: tuple[Float[Array, "*batch heads tgt tgt"] | None, ...] | None
     cross_attentions: tuple[Float[Array, "*batch heads tgt src"] | None, ...] | None
@@ -45,27 +68,29 @@ class AbstractSeq2SeqOutput(eqx.Module):
     encoder_hidden_states: tuple[Float[Array, "*batch src dim"], ...] | None
     encoder_attentions: tuple[Float[Array, "*batch encoder_heads src src"] | None, ...] | None
 
-    def states(self) -> dict[str, Any]:
-        """These six by name, for the output of a head."""
-        return {name: getattr(self, name) for name in AbstractSeq2SeqOutput.__dataclass_fields__}
-
-
-class Seq2SeqModelOutput(AbstractSeq2SeqOutput):
-    """Of `BartModel`."""
-
-    last_hidden_state: Float[Array, "*batch tgt dim"]
-
 
 class Seq2SeqLMOutput(AbstractSeq2SeqOutput):
     """Of `BartForConditionalGeneration`."""
 
     logits: Float[Array, "*batch tgt vocab"]
+    decoder_hidden_states: tuple[Float[Array, "*batch tgt dim"], ...] | None
+    decoder_attentions: tuple[Float[Array, "*batch heads tgt tgt"] | None, ...] | None
+    cross_attentions: tuple[Float[Array, "*batch heads tgt src"] | None, ...] | None
+    encoder_last_hidden_state: Float[Array, "*batch src dim"]
+    encoder_hidden_states: tuple[Float[Array, "*batch src dim"], ...] | None
+    encoder_attentions: tuple[Float[Array, "*batch encoder_heads src src"] | None, ...] | None
 
 
 class Seq2SeqSequenceClassifierOutput(AbstractSeq2SeqOutput):
     """Of `BartForSequenceClassification`."""
 
     logits: Float[Array, "*batch labels"]
+    decoder_hidden_states: tuple[Float[Array, "*batch tgt dim"], ...] | None
+    decoder_attentions: tuple[Float[Array, "*batch heads tgt tgt"] | None, ...] | None
+    cross_attentions: tuple[Float[Array, "*batch heads tgt src"] | None, ...] | None
+    encoder_last_hidden_state: Float[Array, "*batch src dim"]
+    encoder_hidden_states: tuple[Float[Array, "*batch src dim"], ...] | None
+    encoder_attentions: tuple[Float[Array, "*batch encoder_heads src src"] | None, ...] | None
 
 
 class Seq2SeqQuestionAnsweringModelOutput(AbstractSeq2SeqOutput):
@@ -73,3 +98,9 @@ class Seq2SeqQuestionAnsweringModelOutput(AbstractSeq2SeqOutput):
 
     start_logits: Float[Array, "*batch tgt"]
     end_logits: Float[Array, "*batch tgt"]
+    decoder_hidden_states: tuple[Float[Array, "*batch tgt dim"], ...] | None
+    decoder_attentions: tuple[Float[Array, "*batch heads tgt tgt"] | None, ...] | None
+    cross_attentions: tuple[Float[Array, "*batch heads tgt src"] | None, ...] | None
+    encoder_last_hidden_state: Float[Array, "*batch src dim"]
+    encoder_hidden_states: tuple[Float[Array, "*batch src dim"], ...] | None
+    encoder_attentions: tuple[Float[Array, "*batch encoder_heads src src"] | None, ...] | None

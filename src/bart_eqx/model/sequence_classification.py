@@ -12,7 +12,7 @@ from ..typing import Array, HostArray, Mask
 from .bart import BartModel
 from .checks import is_known
 from .head import AbstractBartHead
-from .layers import AbstractLinear, Linear, split_or_none
+from .layers import AbstractLinear, Linear
 from .outputs import Seq2SeqSequenceClassifierOutput
 
 
@@ -50,7 +50,7 @@ class BartClassificationHead(eqx.Module):
     def __call__(
         self, x: Float[Array, "*batch dim"], *, key: PRNGKeyArray | None = None
     ) -> Float[Array, "*batch labels"]:
-        in_key, out_key = split_or_none(key, 2)
+        in_key, out_key = (None, None) if key is None else jr.split(key)
         x = jnp.tanh(self.dense(self.dropout(x, key=in_key)))
         return self.out_proj(self.dropout(x, key=out_key))
 
@@ -121,7 +121,7 @@ class BartForSequenceClassification(AbstractBartHead):
             ValueError: as `BartModel` does, and if a text has no `</s>`; traced, its logits are NaN.
         """
         last_eos = self._last_eos(input_ids)  # refused here, before the work
-        model_key, head_key = split_or_none(key, 2)
+        model_key, head_key = (None, None) if key is None else jr.split(key)
         out = self.model(
             input_ids,
             attention_mask,

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Integer
 
 from ..model.checks import check_not_explicit
-from ..typing import Array, HostArray, at_least_float32
+from ..typing import Array, HostArray
 
 
 IGNORED = -100
@@ -47,7 +48,7 @@ def cross_entropy(
     if rows < 1:
         raise ValueError(f"`rows` must be at least 1. Got {rows}.")
     check_not_explicit("`states`", states)
-    wide = at_least_float32(states.dtype)
+    wide = np.promote_types(states.dtype, np.float32)
 
     def loss_of(states: Float[Array, "batch part dim"], labels: Integer[Array, "batch part"]) -> Float[Array, ""]:
         logits = lm_logits(states).astype(wide)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 
 from ...generation_config import GenerationConfig
 from ...typing import Array
@@ -28,8 +28,14 @@ from .scores import (
 )
 
 
+def number(config: GenerationConfig, traced: Mapping[str, Float[Array, ""]], name: str) -> Float[Array, ""]:
+    """A setting as an array: the caller's traced one, or that of `config`."""
+    return traced[name] if name in traced else float_setting(getattr(config, name))
+
+
 def pytorch_processors(
     config: GenerationConfig,
+    traced: Mapping[str, Float[Array, ""]],
     *,
     prompt_length: int,
     max_length: int,
@@ -41,6 +47,7 @@ def pytorch_processors(
 
     Args:
         config: The settings.
+        traced: Those of them that are traced, which count instead.
         prompt_length: Slots of the prompt.
         max_length: Slots of a whole sequence, from `max_length` or `max_new_tokens`.
         source: The source's tokens, -1 at padding.
@@ -52,9 +59,9 @@ def pytorch_processors(
     if c.sequence_bias is not None:
         found += _biases(c.sequence_biases)
     if c.encoder_repetition_penalty != 1:
-        found.append(EncoderRepetitionPenalty(float_setting(c.encoder_repetition_penalty), _needed(source, c)))
+        found.append(EncoderRepetitionPenalty(number(c, traced, "encoder_repetition_penalty"), _needed(source, c)))
     if c.repetition_penalty != 1:
-        found.append(RepetitionPenalty(float_setting(c.repetition_penalty)))
+        found.append(RepetitionPenalty(number(c, traced, "repetition_penalty")))
     if c.no_repeat_ngram_size > 0:
         found.append(NoRepeatNGram(c.no_repeat_ngram_size))
     if c.encoder_no_repeat_ngram_size > 0:
@@ -80,14 +87,19 @@ def pytorch_processors(
     found += _suppressions(c, prompt_length)
     found += custom
     if c.do_sample:
-        found += sampling_processors(c)
+        found += sampling_processors(c, traced)
     if c.renormalize_logits:
         found.append(Normalise())
     return tuple(found)
 
 
 def flax_processors(
-    config: GenerationConfig, *, prompt_length: int, max_length: int, custom: Sequence[LogitsProcessor]
+    config: GenerationConfig,
+    traced: Mapping[str, Float[Array, ""]],
+    *,
+    prompt_length: int,
+    max_length: int,
+    custom: Sequence[LogitsProcessor],
 ) -> tuple[LogitsProcessor, ...]:
     """As `FlaxGenerationMixin` in transformers 4.57, which bars the end while `length <= min_length`."""
     c = config
@@ -101,30 +113,30 @@ def flax_processors(
         found.append(NoRepeatNGram(c.no_repeat_ngram_size))
     found += custom
     if c.do_sample:
-        found += sampling_processors(c)
+        found += sampling_processors(c, traced)
     return tuple(found)
 
 
-def sampling_processors(config: GenerationConfig) -> list[LogitsProcessor]:
+def sampling_processors(config: GenerationConfig, traced: Mapping[str, Float[Array, ""]]) -> list[LogitsProcessor]:
     c = config
     keep = 1 if c.num_beams == 1 else len(c.eos_token_ids) + 1
     found: list[LogitsProcessor] = []
     if c.temperature != 1:
-        found.append(Temperature(float_setting(c.temperature)))
+        found.append(Temperature(number(c, traced, "temperature")))
     if c.top_h is not None:
-        found.append(TopH(float_setting(c.top_h)))
+        found.append(TopH(number(c, traced, "top_h")))
     if c.top_k:
         found.append(TopK(c.top_k, keep))
     if c.top_p < 1:
-        found.append(TopP(float_setting(c.top_p), keep))
+        found.append(TopP(number(c, traced, "top_p"), keep))
     if c.min_p is not None:
-        found.append(MinP(float_setting(c.min_p), keep))
+        found.append(MinP(number(c, traced, "min_p"), keep))
     if c.typical_p < 1:
-        found.append(Typical(float_setting(c.typical_p), keep))
+        found.append(Typical(number(c, traced, "typical_p"), keep))
     if c.epsilon_cutoff > 0:
-        found.append(EpsilonCutoff(float_setting(c.epsilon_cutoff), keep))
+        found.append(EpsilonCutoff(number(c, traced, "epsilon_cutoff"), keep))
     if c.eta_cutoff > 0:
-        found.append(EtaCutoff(float_setting(c.eta_cutoff), keep))
+        found.append(EtaCutoff(number(c, traced, "eta_cutoff"), keep))
     return found
 
 

@@ -224,7 +224,7 @@ class ExponentialDecayLengthPenalty(AbstractLogitsProcessor):
     ) -> Float[Array, "*rows vocab"]:
         excess = jnp.maximum(length - self.start, 0)
         scores = logits[..., self.eos]
-        penalty = jnp.abs(scores) * (self.factor**excess - 1)
+        penalty = jnp.abs(scores) * (self.factor ** excess.astype(self.factor.dtype) - 1)
         return logits.at[..., self.eos].add(jnp.where(jnp.isfinite(scores), penalty, 0.0))
 
 

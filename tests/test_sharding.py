@@ -1,0 +1,46 @@
+"""Rows on several devices: the numbers of one device, for a share of its work each, and they stay where they are."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def start(script: str, devices: int, *arguments: str) -> "subprocess.Popen[str]":
+    path = Path(__file__).parent / script
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": os.pathsep.join([str(path.parent), *sys.path]),
+    }
+    command = [sys.executable, "-W", "error::UserWarning", str(path), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ends_well(process: "subprocess.Popen[str]") -> None:
+    with process:  # closes its pipe
+        output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0 and output.rstrip().endswith("all the same"), output[-3000:]
+
+
+def test_eight_devices() -> None:
+    ends_well(start("sharded_generation.py", 8))
+
+
+def test_an_eighth_of_the_work() -> None:
+    """Encoding, loss, gradients and generation on eight devices; and meshes that are refused."""
+    ends_well(start("sharded_model.py", 8))
+
+
+@pytest.mark.slow
+def test_two_processes() -> None:
+    """Neither sees the other's half of an array."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    both = [start("sharded_generation.py", 4, port, rank) for rank in ("0", "1")]
+    for process in both:
+        ends_well(process)
