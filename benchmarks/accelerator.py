@@ -1,14 +1,15 @@
-"""What bart_eqx reaches on an accelerator, in under 8 minutes, without a network: `make accelerator`.
+"""Parity and speed of bart_eqx on an accelerator, in under 8 minutes, without a network: `make accelerator`.
 
     PYTHONPATH=src python3 benchmarks/accelerator.py [--torch PYTHON] [--only PART] [--minutes 7.5] [--output FILE.json]
 
-Parity with the stored references first. Then bart-large-cnn's setting (source 1024, 142 tokens, 4 beams; random
-weights), batch encoding and a training step, beside Hugging Face's PyTorch with sdpa where torch and transformers can
-be imported. Load, compile, prefill and decode are apart; a decoding step is set beside the bytes that it must read.
+First, parity with the stored references. Then bart-large-cnn's setting (source 1024, 142 tokens, 4 beams; random
+weights), batch encoding and a training step, compared with Hugging Face's PyTorch with sdpa if torch and transformers
+can be imported. Load, compile, prefill and decode are timed separately; a decoding step is compared with the bytes that
+it must read.
 
-The parts run one after the other, the most valuable first. Each is a process of its own, which has the device for
-itself and is killed when its time is up. The record is rewritten after every figure, so that a run that is cut off
-leaves what it had. Without an accelerator the same parts run on tiny shapes.
+The parts run one after the other, the most valuable first. Each is a process that has the device to itself and is
+killed when its time is up. The record is rewritten after every figure, so that an interrupted run keeps its figures.
+Without an accelerator the same parts run on tiny shapes.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from bounds import SIZES
 
 
 HERE = Path(__file__).parent
-# A part with less time than this is not begun: it would spend it on imports and loading.
+# Seconds. With less time left, a part is not started: imports and loading would use it up.
 TOO_SHORT = 20
 
 
@@ -40,28 +41,28 @@ TOO_SHORT = 20
 class Part:
     name: str
     seconds: float
-    """Its budget. The process is killed then; the figures that it has written stay."""
+    """Its budget. The process is then killed; the figures that it has written are kept."""
     peer: tuple[str, str] | None
     tasks: Sequence[dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """How large all of it is."""
+    """The sizes of all tasks."""
 
     size: str
     src: int
     new: int
     batches: tuple[int, ...]
     batch: int
-    """Of these, the one that every variant runs first."""
+    """The one of `batches` that every variant runs first."""
     train: dict[str, int]
 
     def generate(self, batch: int) -> dict[str, Any]:
         return dict(kind="generate", batch=batch, src=self.src, beams=4, new=self.new)
 
     def parts(self) -> list[Part]:
-        """The first that a cut-off run should have comes first."""
+        """In order of value, since a run may be interrupted."""
         train = dict(kind="train", **self.train)
         first, all_batches = self.generate(self.batch), [self.generate(batch) for batch in self.batches]
         others = [task for task in all_batches if task != first]
@@ -89,7 +90,7 @@ SMALL = Setting("tiny", src=32, new=8, batches=(2,), batch=2, train=dict(batch=2
 
 
 def figures_of(command: Sequence[str], seconds: float) -> Iterator[dict[str, Any]]:
-    """The figures that a process writes, one a line, until it ends or its time is up; then an "error", if it failed."""
+    """The figures that a process writes, one per line, until it ends or its time is up; an "error" if it failed."""
     variables = os.environ | dict(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", PYTHONUNBUFFERED="1")
     with (
         tempfile.TemporaryFile("w+") as log,
@@ -100,7 +101,7 @@ def figures_of(command: Sequence[str], seconds: float) -> Iterator[dict[str, Any
         timer.start()
         try:
             for line in process.stdout:
-                if line.endswith("\n"):  # a process that is killed may leave half of one
+                if line.endswith("\n"):  # a killed process may leave half a line
                     yield json.loads(line)
             status = process.wait()
         finally:
@@ -114,7 +115,7 @@ def figures_of(command: Sequence[str], seconds: float) -> Iterator[dict[str, Any
 
 
 def commit() -> str | None:
-    """Of this checkout, marked where files are changed; `None` without git."""
+    """The commit of this checkout, marked if files are modified; `None` without git."""
     if shutil.which("git") is None:
         return None
     command = ["git", "-C", str(HERE), "describe", "--always", "--dirty", "--abbrev=40"]
@@ -130,9 +131,9 @@ def can_import(python: str, *modules: str) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--torch", default=sys.executable, metavar="PYTHON", help="an interpreter with torch")
-    parser.add_argument("--only", action="append", default=[], help="parts whose name has this in it")
+    parser.add_argument("--only", action="append", default=[], help="run the parts whose name contains this")
     parser.add_argument("--minutes", type=float, default=7.5, help="for all parts together")
-    parser.add_argument("--cases", type=int, default=36, help="of generation, in each check of parity: at most")
+    parser.add_argument("--cases", type=int, default=36, help="at most, in each parity check of generation")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "accelerator.json")
     options = parser.parse_args(arguments)
     start = time.perf_counter()

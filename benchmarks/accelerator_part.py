@@ -1,4 +1,4 @@
-"""One part of `accelerator.py`, in a process of its own: does its tasks in order, and writes each figure as it has it.
+"""One part of `accelerator.py`, in its own process: runs its tasks in order and writes each figure when it is known.
 
     python accelerator_part.py '{"peer": ["ours", "bfloat16"], "folder": ..., "size": ..., "tasks": [...]}'
 
@@ -20,13 +20,13 @@ import numpy as np
 from worker import inputs, peak_mib
 
 
-# A run is repeated until so many seconds have passed, within these limits.
+# A run is repeated for SECONDS, but at least FEWEST and at most MOST times.
 SECONDS, FEWEST, MOST = 4.0, 2, 10
 
 
 def main() -> None:
     part = json.loads(sys.argv[1])
-    figures = os.fdopen(os.dup(1), "w")  # whatever libraries print must not stand between the figures
+    figures = os.fdopen(os.dup(1), "w")  # so that what libraries print does not mix with the figures
     os.dup2(2, 1)
     tasks = of_peer(part) if part["peer"] else without_peer(part)
     for figure in tasks:
@@ -35,14 +35,14 @@ def main() -> None:
 
 def without_peer(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield device(**part["ceilings"])
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # what they share, and their references
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))  # for the tests' helpers and references
     for check in import_module("parity").checks(part["cases"]):
         yield dict(figure="parity", **check)
 
 
 def device(elements: int, side: int) -> dict[str, Any]:
-    """What this machine is, and what it reaches when it reads and copies `elements` float32 numbers, and multiplies
-    matrices of `side` by `side` random numbers. On a CPU it gets a 16th of the elements and a quarter of the side."""
+    """The device, its bandwidth in reading and copying `elements` float32 numbers, and its rate in multiplying random
+    matrices `[side, side]`. On a CPU, a 16th of the elements and a quarter of the side."""
     import jax
     import jax.numpy as jnp
     from bounds import DATA_SHEET, median_seconds
@@ -108,7 +108,7 @@ def memory(peer: Any) -> dict[str, Any]:
 
 
 def timed(run: Callable[[], Any]) -> dict[str, Any]:
-    """The first run, which compiles, and the others."""
+    """The seconds of the first run, which compiles, and of the others."""
     start = time.perf_counter()
     run()
     first, seconds = time.perf_counter() - start, []
@@ -121,7 +121,7 @@ def timed(run: Callable[[], Any]) -> dict[str, Any]:
 
 
 def generation(peer: Any, ids: np.ndarray, beams: int, new: int) -> dict[str, Any]:
-    """Prefill is a call for one token: the source read, the cache made, one step. Decoding is what more tokens cost."""
+    """Prefill is a call for one token: encoding, the cache, one step. Decoding is the time that the others add."""
     write = lambda new: peer.generate(ids, beams=beams, new=new, sample=False)
     written: list[np.ndarray] = []
     run = write(new)
@@ -132,7 +132,7 @@ def generation(peer: Any, ids: np.ndarray, beams: int, new: int) -> dict[str, An
 
 
 def attentions(peer: Any, ids: np.ndarray, figure: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The encoder with its own attention, then with a fused one, and how far they are apart."""
+    """The encoder with its own attention, then with a fused one, and the difference of their outputs."""
     import equinox as eqx
     import jax
     from fused_attention import with_fused_encoder
@@ -142,7 +142,7 @@ def attentions(peer: Any, ids: np.ndarray, figure: dict[str, Any]) -> Iterator[d
     own = lambda: jax.block_until_ready(encode(peer.model, ids))
     yield figure | dict(figure="encode") | timed(own) | memory(peer)
     figure |= dict(figure="encode, fused attention", implementation=implementation)
-    try:  # cuDNN may be missing, or refuse: that is a finding, and the other figures must not be lost for it
+    try:  # cuDNN may be missing, or refuse: the error is recorded, and the other figures are kept
         fused = with_fused_encoder(peer.model, implementation)
         run = lambda: jax.block_until_ready(encode(fused, ids))
         times = timed(run)

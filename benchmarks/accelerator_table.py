@@ -1,11 +1,11 @@
-"""The record of `accelerator.py` as tables, and what share of the bandwidth a decoding step has reached."""
+"""The record of `accelerator.py` as tables, with the share of the bandwidth that a decoding step reaches."""
 
 from typing import Any
 
 from bounds import SIZES, Ceilings
 
 
-# Which of PyTorch's variants computes as ours does.
+# The variant of PyTorch that has the precision of each of ours.
 COUNTERPARTS = {"bfloat16": "bfloat16", "float32": "tf32", "highest": "eager"}
 ITEMSIZE = {"bfloat16": 2}
 
@@ -16,7 +16,7 @@ def device_of(record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of every call of `generate`: what a step must read, and what share of the bandwidth that is."""
+    """For every call of `generate`: the bytes that a step must read, and the share of the bandwidth reached."""
     device, loads, rows = device_of(record), {}, []
     figures = [figure for part in record["parts"] for figure in part["figures"]]
     for figure in figures:
@@ -47,7 +47,7 @@ def rows_of(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def counterpart(figures: list[dict[str, Any]], figure: dict[str, Any]) -> dict[str, Any] | None:
-    """PyTorch's figure for the same task as one of ours."""
+    """PyTorch's figure for the task of one of our figures."""
     if figure["peer"] != "ours":
         return None
     of_theirs = ("hf_torch", COUNTERPARTS[figure["variant"]])
@@ -57,12 +57,12 @@ def counterpart(figures: list[dict[str, Any]], figure: dict[str, Any]) -> dict[s
 
 
 def times(theirs: dict[str, Any] | None, figure: dict[str, Any], name: str) -> str:
-    """How many times our number theirs is."""
+    """Their number as a multiple of ours."""
     return "" if theirs is None else f"{theirs[name] / figure[name]:.2f}"
 
 
 def same_tokens(theirs: dict[str, Any] | None, row: dict[str, Any]) -> str:
-    """Of the first source's."""
+    """The share of equal tokens of the first source."""
     if theirs is None:
         return ""
     same = [one == other for one, other in zip(theirs["first_row"], row["first_row"], strict=True)]

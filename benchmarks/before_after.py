@@ -1,12 +1,12 @@
-"""This checkout beside another one, on this machine, in one run: alternating, as ratios of medians.
+"""Compare this checkout with another one on this machine, alternating in one run, as ratios of medians.
 
     .venv/bin/python benchmarks/before_after.py FOLDER [--only greedy] [--seconds 16] [--output benchmarks/results/NAME]
 
-FOLDER is a checkout of the code before a change. Both run in the interpreter that runs this, with `peers/ours.py` of
-this checkout; only PYTHONPATH differs. For each workload and variant two processes start one after the other, load, and
-run once, which compiles. Then they run in turn, A B A B, until both together have run for `--seconds`, and at least
-five times each. At most two models are in memory, and one process computes at a time. It needs a quiet machine: nothing
-else should run. About 10 minutes on two cores. Writes NAME.json, after every row, and NAME.md.
+FOLDER is a checkout of the code before a change. Both run in this interpreter, with `peers/ours.py` of this checkout;
+only PYTHONPATH differs. For each workload and variant two processes start one after the other, load, and run once,
+which compiles. Then they run in turn, A B A B, for `--seconds` in total and at least five times each. At most two
+models are in memory, and one process computes at a time. Nothing else should run on the machine. About 10 minutes on
+two cores. Writes NAME.json after every row, and NAME.md.
 """
 
 import argparse
@@ -38,7 +38,7 @@ FEWEST, MOST = 5, 40
 
 
 def environment(checkout: Path) -> dict[str, str]:
-    """The variables under which that checkout's code is imported, and compiled each time."""
+    """Environment variables with which that checkout is imported and nothing is read from a compilation cache."""
     source = (checkout / "src").resolve()
     variables = os.environ | {"PYTHONPATH": str(source)}
     variables.pop("JAX_COMPILATION_CACHE_DIR", None)
@@ -51,11 +51,11 @@ def environment(checkout: Path) -> dict[str, str]:
 
 
 def compare(workload: dict[str, Any], variant: str, folder: Path, sides: dict[str, Any], seconds: float):
-    """One row: for each side the seconds of every turn, and of importing, loading and the first run."""
+    """One row: for each side the seconds of every turn, of importing, of loading and of the first run."""
     row: dict[str, dict[str, Any]] = {}
     workers: dict[str, Worker] = {}
     tokens = {}
-    for side, variables in sides.items():  # one after the other: loading beside another would be another number
+    for side, variables in sides.items():  # one after the other, so that loading is timed alone
         workers[side] = Worker(sys.executable, "ours", variant, folder, task_of(workload), variables)
         started = workers[side].answer()
         if started is None:
@@ -85,7 +85,7 @@ def compare(workload: dict[str, Any], variant: str, folder: Path, sides: dict[st
 
 
 def spread(seconds: list[float]) -> float:
-    """Half of the middle half, as a share of the median."""
+    """Half of the interquartile range, as a share of the median."""
     low, middle, high = statistics.quantiles(seconds, n=4)
     return (high - low) / 2 / middle
 
@@ -119,9 +119,9 @@ def table(record: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("before", type=Path, metavar="FOLDER", help="a checkout of the code before")
-    parser.add_argument("--only", default="", help="workloads whose name has this in it")
-    parser.add_argument("--variant", choices=VARIANTS, action="append", help="of these alone")
-    parser.add_argument("--seconds", type=float, default=16, help="of running, for a workload and variant")
+    parser.add_argument("--only", default="", help="run the workloads whose name contains this")
+    parser.add_argument("--variant", choices=VARIANTS, action="append", help="run only this; may be repeated")
+    parser.add_argument("--seconds", type=float, default=16, help="for each workload and variant")
     parser.add_argument("--size", default="bart-base", help="bart-base, bart-large or tiny")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "before-after")
     arguments = parser.parse_args()
@@ -133,7 +133,7 @@ def main() -> None:
         for name in NAMES:
             for variant in arguments.variant or VARIANTS:
                 if arguments.only not in name or (variant == "int8" and "train" in name):
-                    continue  # integers do not learn
+                    continue  # int8 weights are not trained
                 row = compare(WORKLOADS[name], variant, folder, sides, arguments.seconds)
                 record["rows"].append(dict(workload=name, variant=variant, **row))
                 arguments.output.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")

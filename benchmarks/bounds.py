@@ -1,7 +1,7 @@
-"""What this machine could do at best: its measured ceilings, and what a workload needs of them.
+"""The least time that a workload needs on this machine, from the machine's measured ceilings.
 
-A phase can be no faster than the bytes that it must read at the bandwidth, or the products that it must form at the
-rate, whichever takes longer. Measured through XLA, so that the ceilings are those of any program that XLA compiles.
+A phase takes at least as long as its bytes at the measured bandwidth, and as its floating-point operations at the
+measured rate. Both are measured through XLA, so that they are ceilings of programs that XLA compiles.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 
-# Of the memory, in bytes per second, by `jax.Device.device_kind`: the makers' data sheets.
+# Memory bandwidth in bytes per second by `jax.Device.device_kind`, from the makers' data sheets.
 DATA_SHEET = {
     "NVIDIA A100-SXM4-40GB": 1.555e12,
     "NVIDIA A100-SXM4-80GB": 2.039e12,
@@ -30,7 +30,7 @@ DATA_SHEET = {
 
 
 def median_seconds(run: Callable[..., Any], *arrays: jax.Array) -> float:
-    """Of seven runs, after one that compiles."""
+    """The median of seven runs, after one that compiles."""
     jax.block_until_ready(run(*arrays))
     times = []
     for _ in range(7):
@@ -59,7 +59,7 @@ class Ceilings:
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """Of a BART whose encoder and decoder are alike, with float32 parameters."""
+    """The sizes of a BART with equal encoder and decoder, and float32 parameters."""
 
     layers: int
     dim: int
@@ -73,7 +73,7 @@ class Size:
 
     @property
     def decoder_weights(self) -> int:
-        """What a token is multiplied with: not the projections of the source."""
+        """The weights that each target token is multiplied with, that is, without the projections of the source."""
         return self.layers * (6 * self.dim**2 + 2 * self.dim * self.ffn) + self.vocab * self.dim
 
     def encode(self, ceilings: Ceilings, lengths: Sequence[int]) -> float:
@@ -81,23 +81,23 @@ class Size:
         return ceilings.seconds(4 * self.encoder_weights, flops)
 
     def read_source(self, ceilings: Ceilings, lengths: Sequence[int]) -> float:
-        """The keys and values of cross-attention."""
+        """The time of projecting the keys and values of cross-attention."""
         return ceilings.seconds(0, 4 * sum(lengths) * self.layers * self.dim**2)
 
     def decode(self, ceilings: Ceilings, lengths: Sequence[int], rows: int) -> float:
-        """One call for `rows` tokens about each source: beams, or a target. Its past is small beside the weights and is
-        left out, as is a target's attention to itself."""
+        """The time of one call for `rows` tokens per source: beams, or a target. Attention to earlier target tokens and
+        within a target is small compared with the weights, and left out."""
         source = sum(lengths) * self.layers * 2 * self.dim
         flops = 2 * len(lengths) * rows * self.decoder_weights + 2 * rows * source
         return ceilings.seconds(self.step_bytes(lengths), flops)
 
     def step_bytes(self, lengths: Sequence[int], *, past: float = 0, itemsize: int = 4) -> float:
-        """What one call must read: the weights once, the keys and values of each source once whatever its beams, and
+        """The bytes that one call must read: the weights; each source's keys and values, once for all its beams; and
         those of `past` tokens."""
         return itemsize * (self.decoder_weights + (sum(lengths) + past) * self.layers * 2 * self.dim)
 
     def generate(self, ceilings: Ceilings, lengths: Sequence[int], rows: int, calls: int) -> float:
-        """A forward pass is one call, for a whole target."""
+        """The time of `calls` of the decoder over encoded sources. A forward pass is one call for the whole target."""
         read = self.encode(ceilings, lengths) + self.read_source(ceilings, lengths)
         return read + calls * self.decode(ceilings, lengths, rows)
 

@@ -1,9 +1,9 @@
-"""Which layout of keys is fastest for one decoding step: the measurement behind `docs/design.md`.
+"""Time the layouts of keys in one decoding step: the measurement behind `docs/design.md`.
 
     .venv/bin/python benchmarks/cache_layout.py
 
-Times one attention of 16 heads of 64 inside a compiled loop, as decoding runs it, the layouts in turn; prints the
-median of several runs, in milliseconds per step. Letters: b batch, h heads, s slots or source, d head_dim, q queries.
+One attention with 16 heads of 64 runs inside a compiled loop, as in decoding, with one layout after the other. Prints
+the median of several runs in milliseconds per step. Axes: b batch, h heads, s slots or source, d head_dim, q queries.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def decode(query: jax.Array, keys: jax.Array, values: jax.Array, layout: str, wr
 
     def step(index: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         found, keys, values = carry
-        now = query + 1e-3 * found  # so that no step can be left out
+        now = query + 1e-3 * found  # so that no step can be optimised away
         if write:  # self-attention: the token's own keys and values first
             new = jnp.einsum("bqhd->bhqd", now) if layout == "all bshd" else now
             new_keys = jnp.einsum(f"bhsd->{score.split(',')[1].split('-')[0]}", new)

@@ -1,7 +1,4 @@
-"""Checkpoints of random weights, in BART's sizes and in each peer's format.
-
-The numbers do not matter for time; that all peers have the same does.
-"""
+"""Checkpoints of random weights, in BART's sizes and in each peer's format, with the same weights for all peers."""
 
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import bart_eqx
 
 
 def checkpoint(size: str, folder: Path, *, flax: bool = True) -> Path:
-    """`folder/pytorch`, and `folder/flax` if asked for. A folder that exists is taken as it is."""
+    """Write `folder/pytorch`, and `folder/flax` with `flax=True`. An existing folder is used as it is."""
     if not folder.exists():
         shape = SIZES[size]
         config = bart_eqx.BartConfig(

@@ -1,11 +1,10 @@
-"""Time and memory of a conversion: a checkpoint of real size with random weights, from Flax's msgpack.
+"""Time and memory of converting a checkpoint of real size, with random weights, from Flax's msgpack.
 
     .venv/bin/python benchmarks/convert.py [--size base|large] [--keep FOLDER]
 
-Runs `python -m bart_eqx.convert` as a process of its own, several times, alternating with a copy of the file that is
-flushed to the disk like the conversion (`cp`, then `sync`). The previous output is removed first, which is not timed.
-Prints the median wall times and the largest peak of resident memory, with their limits: twice the time of the copy, 1.3
-times the size.
+Runs `python -m bart_eqx.convert` in its own process several times, alternating with a copy of the file that is flushed
+to the disk like the conversion (`cp`, then `sync`). Removing the previous output is not timed. Prints the median wall
+times and the largest peak of resident memory, with their limits: twice the time of the copy, and 1.3 times the size.
 """
 
 import argparse
@@ -44,7 +43,7 @@ CONFIGS = {
 
 
 def make_checkpoint(folder: Path, config: bart_eqx.BartConfig) -> Path:
-    """A folder as transformers' Flax would save it, with random numbers."""
+    """A folder of random weights, as transformers' Flax saves it."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
 
@@ -61,7 +60,7 @@ def make_checkpoint(folder: Path, config: bart_eqx.BartConfig) -> Path:
 
 
 def run(command: list[str]) -> tuple[float, float]:
-    """Seconds, and megabytes of resident memory at the peak, of one process."""
+    """The seconds of a process, and its peak of resident memory in MiB."""
     start = time.perf_counter()
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=env)
@@ -75,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=CONFIGS, default="base")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--keep", type=Path, help="make the checkpoint here, and leave it; use it if it is there")
+    parser.add_argument("--keep", type=Path, help="make the checkpoint here and keep it; use it if it exists")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         source = options.keep or Path(scratch) / "source"
@@ -87,7 +86,7 @@ def main() -> None:
         convert = [sys.executable, "-m", "bart_eqx.convert", str(source), "-o", str(target)]
         copy = ["sh", "-c", f"cp '{weights}' '{copied}' && sync '{copied}'"]
         conversions, copies = [], []
-        for _ in range(options.repeats):  # in turn, as machines drift
+        for _ in range(options.repeats):  # alternating, because machines drift
             copies.append(run(copy))
             copied.unlink()
             conversions.append(run(convert))

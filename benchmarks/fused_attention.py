@@ -1,4 +1,4 @@
-"""`jax.nn.dot_product_attention` in the place of BART's own attention: with cuDNN's kernel on a GPU."""
+"""`jax.nn.dot_product_attention` instead of BART's own attention: with cuDNN's kernel on a GPU."""
 
 from typing import Literal
 
@@ -10,11 +10,11 @@ import bart_eqx
 
 
 class FusedAttention(bart_eqx.AbstractAttention):
-    """A `BartAttention`'s projections around a fused product. It has no dropout, and no weights to return."""
+    """The projections of a `BartAttention` around a fused kernel. It has no dropout and returns no weights."""
 
     inner: bart_eqx.BartAttention
     implementation: Literal["cudnn", "xla"] = eqx.field(static=True)
-    """"cudnn" needs an NVIDIA GPU and 16-bit numbers."""
+    """"cudnn" needs an NVIDIA GPU and a 16-bit dtype."""
 
     def project_kv(self, source: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         return self.inner.project_kv(source, positions)

@@ -1,8 +1,8 @@
-"""Does this device compute what the stored references say? Forward pass, gradients, greedy search and four beams.
+"""Compare this device with the stored references: forward pass, gradients, greedy search and four beams.
 
-The references are those of the tests (`tests/references`), made by Hugging Face's Flax and PyTorch on CPU. Accelerators
-round the factors of a float32 product to TF32 or bfloat16 by default; the references are met at the highest precision,
-and the differences at the default one are reported too.
+The references are those of the tests (`tests/references`), computed by Hugging Face's Flax and PyTorch on CPU. By
+default, accelerators round the inputs of a float32 product to TF32 or bfloat16. The limits are for the highest
+precision; the differences at the default precision are reported too.
 """
 
 import time
@@ -22,13 +22,13 @@ from support import CONFIGS, flatten, model_shapes, random_model, randomised, un
 
 REFERENCES = Path(__file__).parents[1] / "tests" / "references"
 CLASS = bart_eqx.BartForConditionalGeneration
-# The largest difference over the largest number. The tests' own limits for float32 and for 8 and 11 bits of mantissa
-# (tests/test_references.py, tests/oracle/test_gradients.py, tests/test_model.py).
+# Limits of `difference`: those of the tests, for float32 and for 8 and 11 bits of mantissa (tests/test_references.py,
+# tests/oracle/test_gradients.py, tests/test_model.py).
 FORWARD, GRADIENTS, BFLOAT16, TF32 = 5e-6, 2e-5, 1e-1, 1e-2
 
 
 def checks(most_cases: int) -> Iterator[dict[str, Any]]:
-    """Each check as it is done. `difference` must be at most `limit`, where there is one."""
+    """Yield each check when it is done. `difference` must be at most `limit`, unless that is `None`."""
     highest = lambda: jax.default_matmul_precision("highest")
     default = lambda: jax.default_matmul_precision(None)
     yield check(
@@ -38,7 +38,7 @@ def checks(most_cases: int) -> Iterator[dict[str, Any]]:
     yield tokens("beams", most_cases)
     yield check("gradients, float32, highest precision", GRADIENTS, highest, gradients)
     yield check("forward, bfloat16", BFLOAT16, default, lambda: forward(["scaled"], jnp.bfloat16))
-    if jax.default_backend() != "cpu":  # there it is the highest
+    if jax.default_backend() != "cpu":  # where the default is the highest
         yield check("forward, float32, default precision", TF32, default, lambda: forward(["scaled"]))
     yield tokens("beams_cnn", most_cases)
     if jax.default_backend() != "cpu":
@@ -54,7 +54,7 @@ def check(name: str, limit: float | None, precision: Callable[[], Any], measure:
 
 
 def difference(ours: Any, reference: np.ndarray, scale: float | None = None) -> float:
-    """The largest, over the largest number of the reference or over `scale`; NaN if ours has one."""
+    """The largest difference, divided by `scale`, by default the reference's largest absolute value. NaN stays NaN."""
     ours = np.asarray(ours, np.float32)
     return float(np.abs(ours - reference).max() / (np.abs(reference).max() if scale is None else scale))
 
@@ -65,7 +65,7 @@ def stored(name: str, prefix: str) -> dict[str, np.ndarray]:
 
 
 def forward(config_names: list[str], dtype: Any = jnp.float32) -> float:
-    """Of the logits, and of the last state and attention weights of every kind."""
+    """The difference of the logits, the last hidden states and every kind of attention weights."""
     run = eqx.filter_jit(lambda model, inputs: model(**inputs, output_hidden_states=True, output_attentions=True))
     found = []
     for config_name in config_names:
@@ -87,15 +87,15 @@ def gradients() -> float:
     del wanted["final_logits_bias"]  # a buffer: its gradient is zero
     found = []
     for parameter, value in wanted.items():
-        # A key's bias moves all scores of a query alike: its gradient is rounding, to be judged by its twin's scale.
+        # A key bias adds the same to all scores of a query: its gradient is rounding, on the scale of a query bias's.
         twin = wanted[parameter.replace("k_proj", "q_proj")] if parameter.endswith("k_proj.bias") else value
         found.append(difference(got[parameter], value, float(np.abs(twin).max())))
     return float(np.max(found))
 
 
 def tokens(family: str, most_cases: int) -> dict[str, Any]:
-    """Token for token what transformers 5 writes. The difference is the share of cases that came out otherwise; those
-    where rounding may decide count apart."""
+    """Equal to the tokens of transformers 5. The difference is the share of unequal cases; cases in which rounding may
+    decide are counted separately."""
     start = time.perf_counter()
     chosen = [case for case in cases("transformers5") if case["family"] == family and "unequal" in case["model"]]
     chosen = chosen[:most_cases]

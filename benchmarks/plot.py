@@ -1,6 +1,6 @@
-"""The figure of docs/performance.md, from a record of run.py: python benchmarks/plot.py (needs matplotlib).
+"""Draw the figure of docs/performance.md from a record of run.py: python benchmarks/plot.py (needs matplotlib).
 
-One panel for each workload, one bar for each peer, and a line where the machine's bound for float32 is.
+One panel for each workload, one bar for each peer, and a line at the machine's bound for float32.
 """
 
 import argparse

@@ -1,12 +1,12 @@
-"""bart_eqx beside its peers, on this machine, in one run: alternating, as ratios of medians.
+"""Compare bart_eqx with other libraries on this machine, alternating in one run, as ratios of medians.
 
     .venv/bin/python benchmarks/run.py --peer hf_flax=.venv-oracle/bin/python --peer hf_torch=OTHER/bin/python \\
         --peer ctranslate2=OTHER/bin/python [--only greedy] [--rounds 5] [--output benchmarks/results/NAME]
 
-Each peer has an environment of its own (README.md) and is left out where none is given. Every workload starts a fresh
-process for each peer, waits until all have loaded and run once (which compiles), and then lets them run in turn,
-A B C A B C: what the machine does meanwhile, it does to all. Writes NAME.json, and NAME.md, a table; workloads that are
-in NAME.json already and are not run now stay there.
+Each peer has its own environment (README.md), and is left out if none is given. Every workload starts a new process for
+each peer, waits until all have loaded and run once (which compiles), and then runs them in turn, A B C A B C, so that a
+change of the machine's speed affects all. Writes NAME.json, and NAME.md, a table; workloads that are already in
+NAME.json and are not run now stay there.
 """
 
 import argparse
@@ -57,7 +57,7 @@ VARIANTS = {
 
 
 class Worker:
-    """A process that holds one peer. `environment` is its variables, by default this process's."""
+    """A process with one peer. `environment` holds its environment variables, by default this process's."""
 
     def __init__(
         self,
@@ -96,13 +96,13 @@ class Worker:
 
 
 def lengths(workload: dict[str, Any]) -> list[int]:
-    """Tokens of each source."""
+    """The number of tokens of each source."""
     batch, src = workload["batch"], workload["src"]
     return [src * (row + 1) // batch for row in range(batch)] if workload.get("ragged") else [src] * batch
 
 
 def bound(ceilings: Ceilings, workload: dict[str, Any]) -> float:
-    """Of float32. A training step has twice the products of a forward pass to go back, and forms that pass's once."""
+    """The least seconds in float32. A training step has the products of three forward passes: two are backward."""
     size, sources = SIZES[workload["size"]], lengths(workload)
     new, beams = workload.get("new", 0), workload.get("beams", 1)
     match workload["kind"]:
@@ -114,7 +114,7 @@ def bound(ceilings: Ceilings, workload: dict[str, Any]) -> float:
             return 3 * size.generate(ceilings, sources, workload["tgt"], 1)
         case "steps":
             return size.read_source(ceilings, sources) + new * size.decode(ceilings, sources, beams)
-        case "copy" if workload["drafts"] and not workload.get("free"):  # all are right: so many tokens a call, and one
+        case "copy" if workload["drafts"] and not workload.get("free"):  # a call accepts its draft, and adds a token
             rows = workload["drafts"] + 1
             return size.generate(ceilings, sources, rows, -(-new // rows))
         case _:
@@ -122,7 +122,7 @@ def bound(ceilings: Ceilings, workload: dict[str, Any]) -> float:
 
 
 def task_of(workload: dict[str, Any]) -> dict[str, Any]:
-    """What a worker is told of a workload."""
+    """The arguments of a worker for a workload."""
     task = {name: value for name, value in workload.items() if name not in ("size", "ragged", "src", "batch")}
     return task | dict(lengths=lengths(workload))
 
@@ -131,9 +131,9 @@ def measure(workload: dict[str, Any], folder: Path, peers: dict[str, str], round
     task = task_of(workload)
     rows, workers = [], []
     for peer, python in peers.items():
-        for module, variant in VARIANTS[peer]:  # one after the other: loading beside another would be another number
+        for module, variant in VARIANTS[peer]:  # one after the other, so that loading is timed alone
             if workload["kind"] == "train" and variant == "int8":
-                continue  # integers do not learn
+                continue  # int8 weights are not trained
             worker = Worker(python, module, variant, folder, task)
             started = worker.answer()
             if started is None or not started.pop("supported"):
@@ -191,10 +191,10 @@ def table(record: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PYTHON", help=", ".join(VARIANTS))
-    parser.add_argument("--only", default="", help="workloads whose name has this in it")
-    parser.add_argument("--without", action="append", default=[], help="variants with this in their name")
+    parser.add_argument("--only", default="", help="run the workloads whose name contains this")
+    parser.add_argument("--without", action="append", default=[], help="skip the variants whose name contains this")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--checkpoints", type=Path, help="where random checkpoints are, or are to be kept")
+    parser.add_argument("--checkpoints", type=Path, help="keep random checkpoints here; use those that exist")
     parser.add_argument("--output", type=Path, default=HERE / "results" / "latest")
     arguments = parser.parse_args()
     for peer, variants in VARIANTS.items():

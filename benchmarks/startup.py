@@ -1,10 +1,10 @@
-"""From a shell to the first summary: what importing, loading and compiling cost, each as a process of its own.
+"""Time from a shell to the first tokens: importing, loading and compiling, each in its own process.
 
     .venv/bin/python benchmarks/startup.py [--size bart-base] [--repeats 3]
 
-The program loads a checkpoint of random weights and writes 8 tokens. It runs with an empty folder for compiled programs
-(`JAX_COMPILATION_CACHE_DIR`), then again with what the first run has left there, and so once more with signatures that
-are not checked (`JAXTYPING_DISABLE=1`).
+The program loads a checkpoint of random weights and generates 8 tokens. It runs with an empty folder for compiled
+programs (`JAX_COMPILATION_CACHE_DIR`), then with the programs that the first run left there, and then also without
+checks of signatures (`JAXTYPING_DISABLE=1`).
 """
 
 import argparse

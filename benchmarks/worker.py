@@ -1,6 +1,6 @@
-"""One peer, one workload: loads, prepares, and then runs it once for every line on standard input.
+"""One peer, one workload: load, prepare, and then run it once for every line on standard input.
 
-Started by `run.py` with the peer's own interpreter, which need not have any of the other peers.
+Started by `run.py` with the peer's own interpreter, which needs none of the other peers.
 """
 
 import json
@@ -21,7 +21,7 @@ PADDING = 1
 def main() -> None:
     started = time.perf_counter()
     module, variant, folder, workload = sys.argv[1], sys.argv[2], Path(sys.argv[3]), json.loads(sys.argv[4])
-    answers = os.fdopen(os.dup(1), "w")  # whatever the peers print must not stand between the answers
+    answers = os.fdopen(os.dup(1), "w")  # so that what the peers print does not mix with the answers
     os.dup2(2, 1)
 
     def answer(**fields: Any) -> None:
@@ -60,7 +60,7 @@ def inputs(lengths: Sequence[int], tgt: int, vocab: int = 50000) -> tuple[np.nda
 
 
 def peak_mib() -> float:
-    """The most memory that was resident. `getrusage` would count that of the process which started this one, too."""
+    """The peak of resident memory. `getrusage` would include that of the process that started this one."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 

@@ -1,10 +1,10 @@
-"""Whether transformers 5 loads what the converter makes of its models, and computes the same: to the last bit.
+"""Check that transformers 5 loads the folders that the converter writes, with outputs equal to the last bit.
 
     SOME_ENVIRONMENT/bin/python scripts/check_pytorch.py .venv/bin/python
 
-Runs in an environment with torch and transformers 5, and converts with the interpreter that is given, one that has
-bart_eqx (and torch, for the pickles: without it these are left out). All five classes, tied and untied with three token
-tables, in float32, float16 and bfloat16; safetensors in one file and in shards, and pytorch_model.bin.
+Runs in an environment with torch and transformers 5. The argument is an interpreter that has bart_eqx, which converts;
+pickles are tested if it has torch too. All five classes, tied and with three token tables, in float32, float16 and
+bfloat16; safetensors in one file and in shards, and pytorch_model.bin.
 """
 
 import itertools

@@ -1,10 +1,10 @@
-"""Fuzzing the readers with atheris, which looks for files that reach new code.
+"""Fuzz the readers with atheris, which searches for files that reach new code.
 
     pip install --group fuzz
     python scripts/fuzz.py {msgpack,safetensors,json,index} [-runs=N] [-max_total_time=SECONDS]
 
-Starts from small files of the tests. A finding is any exception that is not a `CheckpointError`, and a file that takes
-more than five seconds or 512 MB, which are limits of libFuzzer's.
+Starts from small files of the tests. A finding is an exception that is not a `CheckpointError`, or a file that takes
+more than five seconds or 512 MB (libFuzzer's limits).
 """
 
 import importlib

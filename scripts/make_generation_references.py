@@ -1,15 +1,15 @@
-"""Make the stored references of generation, from Hugging Face's PyTorch.
+"""Make the stored references of generation with Hugging Face's PyTorch.
 
     ENVIRONMENT_A/bin/python scripts/make_generation_references.py  # torch, transformers 5: everything but two modes
     ENVIRONMENT_B/bin/python scripts/make_generation_references.py  # torch, transformers 4.55: groups, forced words
 
 transformers 5 moved diverse and constrained beam search out of the package; 4.55 is the last release that has them. Run
-A first: it makes the models. A and B differ in `pip install torch 'transformers>=5'` and `pip install torch
-transformers==4.55.4`; on Linux, torch brings gigabytes of CUDA unless a build for CPU is asked for.
+A first: it makes the models. A is `pip install torch 'transformers>=5'`, B is `pip install torch transformers==4.55.4`;
+on Linux, torch brings gigabytes of CUDA unless a build for CPU is chosen.
 
-A case is a call of `generate` for two sources, with options that are drawn at random within a family, which fixes what
-our compiled program depends on. With every case the smallest margin is stored by which anything was preferred to
-anything else: what differs by less than rounding may fall otherwise, and must be counted, not hidden.
+A case is one call of `generate` for two sources. Its options are drawn at random within a family; a family fixes the
+options on which our compiled program depends. Each case stores the smallest margin between two scores that its search
+had to put in order: a margin below rounding may fall either way, and must be counted, not hidden.
 """
 
 import contextlib
@@ -190,7 +190,7 @@ def beams_processed(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def beams_filtered(rng: np.random.Generator) -> dict[str, Any]:
-    """What sampling reads, as processors of one's own: without a draw it can be compared token for token."""
+    """The filters of sampling, as custom processors: without a draw, tokens can be compared."""
     return dict(
         max_length=int(rng.integers(6, 17)),
         num_beams=3,
@@ -245,7 +245,7 @@ def groups(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def groups_early(rng: np.random.Generator) -> dict[str, Any]:
-    """With ends that are likely: a group that has closed goes on as padding, which the next one is told."""
+    """With a likely end: a group that is done continues with padding, which the next group's penalty sees."""
     likely_end = [[[EOS], float(rng.uniform(1, 4))]]
     smaller = dict(num_beams=4, num_beam_groups=2, num_return_sequences=4)
     return groups(rng) | smaller | dict(early_stopping=True, sequence_bias=likely_end, diversity_penalty=3.0)
@@ -319,7 +319,7 @@ FILTERS = dict(
 
 
 def allowed_after(sequences: list[list[int]], prompt_length: int) -> Any:
-    """`prefix_allowed_tokens_fn`: one of these sequences, then the end; nothing but the end for what is neither."""
+    """`prefix_allowed_tokens_fn`: one of these sequences, then EOS; only EOS after any other prefix."""
     tree: dict = {}
     for sequence in sequences:
         node = tree
@@ -337,7 +337,7 @@ def allowed_after(sequences: list[list[int]], prompt_length: int) -> Any:
 
 @contextlib.contextmanager
 def margins() -> Iterator[list[float]]:
-    """The smallest differences between scores that `topk`, `argmax` or `sort` put in an order."""
+    """The smallest difference between two scores that each call of `topk` or `argmax` puts in order."""
     found: list[float] = []
 
     def note(values: torch.Tensor, k: int) -> None:
@@ -366,7 +366,7 @@ def run(model: Any, name: str, options: dict[str, Any], rng: np.random.Generator
     source = rng.integers(FIRST_WORD, VOCAB, (2, length))
     source[:, -1] = EOS
     mask = np.ones_like(source)
-    # Where options speak of the source's tokens, transformers counts its padding among them: see docs/generation.md.
+    # For options that read the source's tokens, transformers counts its padding as tokens: see docs/generation.md.
     ragged = name != "causal" and not any(option.startswith("encoder") for option in options)
     if ragged:
         source[1, length - 4 :] = [EOS, PAD, PAD, PAD]
@@ -403,7 +403,7 @@ def run(model: Any, name: str, options: dict[str, Any], rng: np.random.Generator
 
 
 def processed_scores() -> None:
-    """Every processor that sampling reads, and two more, on scores of their own."""
+    """The filters of sampling, each applied to the same random scores."""
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn((64, VOCAB), generator=generator) * torch.rand((64, 1), generator=generator) * 6
     logits[::7, ::3] = -torch.inf
@@ -431,10 +431,11 @@ def processed_scores() -> None:
 
 @contextlib.contextmanager
 def repaired() -> Iterator[None]:
-    """4.55 with one fault mended and one avoided.
+    """4.55 with one bug fixed and one avoided.
 
-    `DisjunctiveConstraint.copy` hands its list on, and each branch that is tried then adds to the others'. And with
-    `output_scores` the constrained search fails where a row cannot have all its words: its scores are taken elsewhere.
+    `DisjunctiveConstraint.copy` shares its list with the copy, so that each branch that is tried appends to the others.
+    And with `output_scores` the constrained search fails if a row cannot have all its words: scores are read from the
+    scorer's `finalize` instead.
     """
     from transformers.generation.beam_constraints import DisjunctiveConstraint
     from transformers.generation.beam_search import BeamSearchScorer, ConstrainedBeamSearchScorer

@@ -1,10 +1,10 @@
-"""Make the stored references of the tests anew, from Hugging Face's own models.
+"""Make the stored references of the tests with Hugging Face's own models.
 
     .venv-oracle/bin/python scripts/make_references.py          # transformers 4.57, Flax
     SOME_ENVIRONMENT/bin/python scripts/make_references.py torch  # transformers 5 and PyTorch
 
 The second needs an environment that the Makefile does not make: `pip install torch transformers`, which on Linux brings
-gigabytes of CUDA unless a build for CPU is asked for. Each file records the versions that made it.
+gigabytes of CUDA unless a build for CPU is chosen. Each file records the versions that made it.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 TESTS = Path(__file__).parents[1] / "tests"
 TARGET = TESTS / "references"
 
-# A model small enough to be stored whole, in every format that Hugging Face writes.
+# Small enough to store the model in every format that Hugging Face writes.
 STORED = dict(
     vocab_size=41,
     max_position_embeddings=12,
@@ -67,7 +67,7 @@ def flax_references() -> None:
             out = reference(**inputs, output_hidden_states=True, output_attentions=True)
             arrays = {f"input.{name}": array for name, array in inputs.items()}
             for name, value in out.items():
-                # The last of each list will do: an error in any layer shows in the last.
+                # The last layer suffices: an error in any layer shows in it.
                 arrays[f"output.{name}"] = np.asarray(value[-1] if isinstance(value, tuple) else value)
             save(f"{cls.__name__}-{config_name}", arrays, made_by)
 
@@ -90,11 +90,11 @@ def flax_references() -> None:
     source = np.array([[0, 5, 6, 7, 2], [0, 8, 9, 2, 1]], np.int32)
     arrays = dict(input_ids=source, attention_mask=(source != 1).astype(np.int32))
     save("stored-flax", arrays | dict(logits=np.asarray(model(**arrays).logits)), made_by)
-    convert(TARGET / "flax-msgpack", TARGET / "converted", overwrite=True)  # for PyTorch to read
+    convert(TARGET / "flax-msgpack", TARGET / "converted", overwrite=True)  # read by `torch_references`
 
 
 def gradient_references() -> None:
-    """Of one loss, with respect to every parameter; `benchmarks/parity.py` compares on whatever device it finds."""
+    """The gradient of a loss for every parameter. `benchmarks/parity.py` compares with it on an accelerator."""
     sys.path.insert(0, str(TESTS))
     import jax
     import jax.numpy as jnp
@@ -120,15 +120,15 @@ def gradient_references() -> None:
 
 
 def torch_references() -> None:
-    """What PyTorch makes of the stored folder: logits, the class of a pair, and folders of its own: in shards too, and
-    with three token tables.
+    """PyTorch's outputs: of the converted folder, of a classifier, and of a model with three token tables; and the
+    folders of the last two as PyTorch saves them, the classifier also in shards.
     """
     import torch
     import transformers
 
     made_by = versions("transformers", "torch")
     with tempfile.TemporaryDirectory() as scratch:
-        # The Flax folder, as bart_eqx wrote it for PyTorch.
+        # The Flax folder, as bart_eqx converted it.
         folder = TARGET / "converted"
         model = transformers.BartForConditionalGeneration.from_pretrained(folder).eval()
         source = torch.tensor([[0, 5, 6, 7, 2], [0, 8, 9, 2, 1]])

@@ -1,11 +1,11 @@
-"""Train the demo checkpoint that ships with the package: numbers in, words out; and words in, the same words out.
+"""Train the demo checkpoint in the package: it spells a number in words, and copies one that is in words already.
 
     .venv-oracle/bin/python scripts/train_demo.py [--output FOLDER] [--steps N]
 
 The model, the training-mode forward pass and the files are transformers' own (`FlaxBartForConditionalGeneration`), so
-that what `bart_eqx` converts is a real Hugging Face Flax checkpoint and not something that we wrote for ourselves to
-read. Everything is seeded; on two CPU cores it takes about ten minutes. Every number `n` with `n % 97 == 13` is held
-out of training; the last lines printed are the shares of them that greedy decoding spells and copies exactly.
+that `bart_eqx` converts a real Hugging Face Flax checkpoint and not one of its own making. Everything is seeded; it
+takes about ten minutes on two CPU cores. Every number `n` with `n % 97 == 13` is held out of training; the last lines
+printed are the shares of these that greedy search spells and copies exactly.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from transformers.models.bart.modeling_flax_bart import shift_tokens_right
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]  # BART's ids 0, 1, 2, 3 and its mask
 LIMIT = 1_000_000
 LENGTH = 18  # <s>, at most fifteen tokens ("nine hundred and ninety-nine thousand ..."), </s>
-SHARE_SPELT = 0.3  # of the sources: numbers that stand in words already, and stay as they are
+SHARE_SPELT = 0.3  # the share of sources that are in words already, and are copied
 
 
 def spell(number: int) -> str:
@@ -39,14 +39,14 @@ def is_held_out(number: Any) -> Any:
 
 
 def draw(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Numbers of one to six digits in equal shares, so that short ones are not drowned by long ones."""
+    """Numbers of one to six digits in equal shares: drawn uniformly, nearly all would have six."""
     digits = rng.integers(1, 7, size)
     low = np.where(digits == 1, 0, 10 ** (digits - 1))
     return low + (rng.random(size) * (10**digits - low)).astype(np.int64)
 
 
 def make_tokenizer(rng: np.random.Generator) -> Tokenizer:
-    """A byte-level BPE as BART's, but for single digits: their places carry the meaning."""
+    """A byte-level BPE like BART's, except that each digit is a token: its place carries the meaning."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -68,7 +68,7 @@ def encode(tokenizer: Tokenizer, texts: list[str], length: int) -> np.ndarray:
     rows = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
     longest = max(map(len, rows))
     if longest > length:
-        raise ValueError(f"A text takes {longest} tokens, but {length} are planned for.")
+        raise ValueError(f"A text takes {longest} tokens, but the length is {length}.")
     return np.array([row + [1] * (length - len(row)) for row in rows], np.int32)
 
 

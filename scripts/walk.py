@@ -1,18 +1,17 @@
-"""How far a reader walks: the files and functions of the package that one call goes through.
+"""Count the files and functions of the package that a reader of one call must follow.
 
     PYTHONPATH=src python scripts/walk.py [--functions]
 
-Prints, for a forward pass, greedy search and four beams of the demo model, how many files are visited, how often the
-walk switches from one file to another, and how many distinct functions are entered; with `--functions` also which, in
-the order in which they are first entered.
+Prints, for a forward pass, greedy search and four beams of the demo model, the number of files visited, of switches
+from one file to another, and of distinct functions entered; with `--functions` also their names, in the order in which
+they are first entered.
 
-The counting: `sys.setprofile` sees every Python function that is entered during one call. A call with other shapes
-comes first, so that imports, loading and beartype's work at a function's first call are done, and JAX traces again. A
-switch is a function entered that lies in another file than the one entered before it; returns do not count. Layers that
-are alike are traced once, so they are walked once; "again" is the forward pass of the same shapes once more, which does
-not walk them at all. Lambdas and comprehensions are functions too. The type checker's wrapper is not walked. For
-generation `model/` and every file that the forward pass has visited are left out: whoever reads `generate` has read the
-model.
+`sys.setprofile` reports every Python function that is entered during one call. A call with other shapes comes first:
+after it, imports, loading and beartype's work at a function's first call are done, and JAX traces again. A switch is a
+function in another file than the one entered before it; returns do not count. Layers of one structure are traced once,
+and so counted once; "again" is a second forward pass with the same shapes, which does not enter them. Lambdas and
+comprehensions are functions too. The type checker's wrapper does not count. For generation, `model/` and every file
+that the forward pass visited do not count: a reader of `generate` has read the model.
 """
 
 import argparse
@@ -35,7 +34,7 @@ WARM, WALKED = (10, 9), (15, 8)
 
 
 def entered(call: Callable[[], Any]) -> list[tuple[str, str]]:
-    """The file and the qualified name of every function of the package, each time that it is entered."""
+    """The file and the qualified name of a function of the package, for each time that one is entered."""
     found = []
 
     def notice(frame: FrameType, event: str, _: object) -> None:
@@ -53,7 +52,7 @@ def entered(call: Callable[[], Any]) -> list[tuple[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--functions", action="store_true", help="also list what is entered, in order")
+    parser.add_argument("--functions", action="store_true", help="also list the functions, in order")
     arguments = parser.parse_args()
     model = bart_eqx.from_pretrained("demo", bart_eqx.BartForConditionalGeneration)
     ids = {src: np.random.default_rng(src).integers(4, 40, (2, src)) for src, _ in (WARM, WALKED)}

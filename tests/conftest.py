@@ -1,4 +1,4 @@
-"""Fixtures shared by the tests: models are built once, and functions are compiled once."""
+"""Fixtures shared by the tests: models are built once."""
 
 import importlib.util
 
@@ -9,7 +9,7 @@ import bart_eqx
 from support import CONFIGS, random_model
 
 
-# The live comparisons need an environment of their own: `make test-oracle`.
+# The live comparisons need their own environment: `make test-oracle`.
 collect_ignore = [] if importlib.util.find_spec("flax") else ["oracle"]
 
 

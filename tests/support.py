@@ -1,4 +1,4 @@
-"""Shared by the tests: configurations that expose mistakes, inputs, and measures of error."""
+"""Helpers of the tests: configurations that expose mistakes, inputs, and measures of error."""
 
 import contextlib
 import zlib
@@ -32,7 +32,7 @@ _TINY: dict[str, Any] = dict(
     decoder_layers=2,
     decoder_attention_heads=3,
     decoder_ffn_dim=13,
-    # Rates that must not matter: a loaded model is in inference mode.
+    # Rates without effect: a loaded model is in inference mode.
     dropout=0.1,
     attention_dropout=0.2,
     activation_dropout=0.3,
@@ -43,19 +43,19 @@ _TINY: dict[str, Any] = dict(
 
 # Each with the mistake that it catches.
 CONFIGS: dict[str, dict[str, Any]] = {
-    # encoder sizes used in the decoder, or the other way round
+    # encoder sizes used in the decoder, or vice versa
     "unequal": _TINY,
     # the scale forgotten on one side, or applied to the positions too
     "scaled": _TINY | dict(scale_embedding=True, encoder_layers=2, decoder_layers=1),
-    # a head that reads the embedding although it has its own weights
+    # a head that uses the embedding although it has its own weights
     "untied": _TINY | dict(tie_word_embeddings=False, num_labels=5),
-    # approximate where exact is meant, and each entry of the table
+    # an approximate activation instead of the exact one; each entry of the table
     "gelu_new": _TINY | dict(activation_function="gelu_new", scale_embedding=True, tie_word_embeddings=False),
     "relu": _TINY | dict(activation_function="relu", encoder_attention_heads=2, decoder_attention_heads=6),
     "silu": _TINY | dict(activation_function="silu", d_model=22, encoder_attention_heads=11, decoder_attention_heads=1),
     "swish": _TINY | dict(activation_function="swish", encoder_ffn_dim=31, decoder_ffn_dim=7),
     "tanh": _TINY | dict(activation_function="tanh", encoder_layers=3, decoder_layers=3, num_labels=2),
-    # token ids at other places than BART's
+    # BART's special ids hard-coded
     "other_ids": _TINY | dict(pad_token_id=0, bos_token_id=5, eos_token_id=7, decoder_start_token_id=11),
 }
 
@@ -67,9 +67,9 @@ def configured(name: str, **changes: Any) -> bart_eqx.BartConfig:
 def randomised(
     shapes: Mapping[str, tuple[int, ...]], dtype: Any = np.float32, seed: int = 0, gain: float = 1.5
 ) -> dict[str, np.ndarray]:
-    """Parameters by their Flax names. The seed of each is its name, so that they are the same everywhere.
+    """Parameters by their Flax names. Each is seeded by its name, so that all models share its values.
 
-    Large enough that logits differ by units, with no bias zero and no norm one: a dropped bias must show.
+    Large enough that logits differ by units. No bias is zero and no norm is one, so that a missing one shows.
     """
     params = {}
     for name, shape in shapes.items():
@@ -86,7 +86,7 @@ def randomised(
 
 
 def write_file(path: Path, arrays: Mapping[str, np.ndarray], layout: str = "pt") -> None:
-    """Write a file of weights in the format of its suffix."""
+    """Write weights in the format that the path's suffix names."""
     stored = {name: from_numpy(array) for name, array in arrays.items()}
     parts = msgpack_parts(stored) if path.suffix == ".msgpack" else safetensors_parts(stored, layout=layout)
     path.unlink(missing_ok=True)
@@ -98,7 +98,7 @@ def values(stored: Mapping[str, LazyArray]) -> dict[str, np.ndarray]:
 
 
 def ragged_inputs(config: bart_eqx.BartConfig, src: int = 11, tgt: int = 7) -> dict[str, Any]:
-    """Three sources of unequal length, right-padded, with two `</s>` each, and targets, of which one is padded."""
+    """Three right-padded sources of unequal length with two `</s>` each, and three targets, one of them padded."""
     rng = np.random.default_rng(src + 100 * tgt)
     ids = rng.integers(12, config.vocab_size, (3, src))
     mask = np.ones((3, src), np.int32)
@@ -118,7 +118,7 @@ def ragged_inputs(config: bart_eqx.BartConfig, src: int = 11, tgt: int = 7) -> d
 
 
 def relative_error(ours: Any, reference: Any) -> float:
-    """The largest absolute difference, relative to the largest absolute value of the reference."""
+    """The largest absolute difference, divided by the largest absolute value of the reference."""
     ours, reference = np.asarray(ours), np.asarray(reference)
     assert ours.shape == reference.shape, (ours.shape, reference.shape)
     assert np.isfinite(ours).all() and np.isfinite(reference).all()
@@ -139,7 +139,7 @@ def random_model(cls: Any, config: bart_eqx.BartConfig, dtype: Any = np.float32,
 
 @contextlib.contextmanager
 def precision(dtype: Any) -> Iterator[None]:
-    """64-bit mode inside the block, if `dtype` needs it."""
+    """Enable 64-bit mode inside the block if `dtype` is float64."""
     before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", jnp.dtype(dtype) == np.float64)
     try:

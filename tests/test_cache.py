@@ -1,4 +1,4 @@
-"""The cache: however a target is cut into calls, the numbers are those of one call."""
+"""The cache: a target split into any calls gives the numbers of one call."""
 
 import itertools
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ SPLITS = [
     for cuts in itertools.combinations(range(1, LENGTH), count)
 ]
 
-# Measured over all splits, and over those of nine tokens: at most 8.3e-7.
+# Measured over all splits, and over all splits of nine tokens: at most 8.3e-7.
 LIMIT = 5e-6
 
 
 @pytest.fixture(scope="module")
 def decode(model: Model) -> Any:
-    """One program for each length of chunk, and each kind of batch; positions are traced."""
+    """One program for each chunk length and batch shape; positions are traced."""
 
     @eqx.filter_jit
     @eqx.debug.assert_max_traces(max_traces=2 * LENGTH + 6)
@@ -71,12 +71,12 @@ def test_every_split(model: Model, config: bart_eqx.BartConfig, decode: Any, bat
             start += new
         assert relative_error(jnp.concatenate(logits, axis=-2), wanted) <= LIMIT, split
         assert int(cache.position) == LENGTH
-    assert int(empty.position) == 0 and not any(kv.keys.any() for kv in empty.self_attn)  # nothing was changed
+    assert int(empty.position) == 0 and not any(kv.keys.any() for kv in empty.self_attn)  # not modified
 
 
 @pytest.mark.parametrize("new", [1, 4])
 def test_masks_may_cover_every_slot(model: Model, config: bart_eqx.BartConfig, decode: Any, new: int) -> None:
-    """As Hugging Face's Flax wants them: as long as the cache, and the same at every step."""
+    """As in Hugging Face's Flax: as long as the cache, and the same at every step."""
     inputs = ragged_inputs(config, tgt=8)
     encoded = whole_encoder(model, inputs["input_ids"], inputs["attention_mask"])
     cache = model.init_cache(encoded, inputs["attention_mask"], max_length=20)
@@ -89,20 +89,20 @@ def test_masks_may_cover_every_slot(model: Model, config: bart_eqx.BartConfig, d
 
 
 def test_ragged_prefixes(model: Model, config: bart_eqx.BartConfig, decode: Any) -> None:
-    """Prefixes of unequal length, left-padded, go on as each would alone."""
+    """Left-padded prefixes of unequal length are continued as each would be alone."""
     inputs = ragged_inputs(config, tgt=5)
     source, source_mask, tokens = inputs["input_ids"], inputs["attention_mask"], inputs["decoder_input_ids"]
     lengths = (5, 3, 1)
     prefix = np.stack([np.roll(row, 5 - n) for row, n in zip(tokens, lengths, strict=True)])
     mask = np.stack([np.arange(5) >= 5 - n for n in lengths])
-    positions = np.cumsum(mask, axis=-1) - 1  # -1 at the padding, as Hugging Face counts
+    positions = np.cumsum(mask, axis=-1) - 1  # -1 at padding, as in Hugging Face's Flax
     cache = model.init_cache(model.encode(source, source_mask), source_mask, max_length=9)
     out, cache = decode(prefix, cache, mask, positions)
     for step, token in enumerate((13, 14, 15)):
         together, cache = decode(np.full((3, 1), token), cache, None, positions[:, -1:] + 1 + step)
         for row, n in enumerate(lengths):
             alone = np.concatenate([tokens[row, :n], [13, 14, 15][: step + 1]])
-            padded = np.pad(alone, (0, 8 - len(alone)), constant_values=50)  # what follows is not seen
+            padded = np.pad(alone, (0, 8 - len(alone)), constant_values=50)  # later tokens are masked
             wanted = whole(model, source[row], source_mask[row], padded).logits[len(alone) - 1]
             assert relative_error(together.logits[row, -1], wanted) <= LIMIT
 
@@ -125,14 +125,14 @@ def test_overflow_is_refused(model: Model, decode: Any) -> None:
         model.decode(np.array([7, 8]), cache)
     with pytest.raises(ValueError, match="Got 4 new tokens"):
         eqx.filter_jit(model.decode)(np.array([5, 6, 7, 8]), cache)
-    # Traced, the position is not known: nothing that comes out can be taken for a number.
+    # The position is traced, so the overflow cannot raise: all outputs are NaN.
     out, after = eqx.filter_jit(model.decode)(np.array([7, 8]), cache)
     assert jnp.isnan(out.logits).all()
     with pytest.raises(ValueError, match="at most max_position_embeddings=23. Got max_length=24"):
         model.init_cache(model.encode(np.array([5, 6])), max_length=24)
     with pytest.raises(ValueError, match="Got max_length=0"):
         model.init_cache(model.encode(np.array([5, 6])), max_length=0)
-    out, cache = model.decode(np.array([7]), cache)  # the last slot is one
+    out, cache = model.decode(np.array([7]), cache)  # the last slot can be used
     assert jnp.isfinite(out.logits).all()
 
 
@@ -143,7 +143,7 @@ def test_a_mask_of_another_length_is_refused(model: Model) -> None:
 
 
 def test_the_source_is_projected_once(model: Model) -> None:
-    """No step multiplies anything of the source's length by weights: only attention itself touches it."""
+    """A step multiplies nothing of the source's length with a weight: only attention reads the source."""
     cache = model.init_cache(model.encode(np.full(19, 5)), max_length=4)
     jaxpr = jax.make_jaxpr(lambda cache, ids: model.decode(ids, cache)[0].logits)(cache, jnp.array([5]))
 
@@ -152,7 +152,7 @@ def test_the_source_is_projected_once(model: Model) -> None:
             if eqn.primitive.name == "dot_general":
                 yield eqn
             for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda p: hasattr(p, "jaxpr")):
-                if hasattr(inner, "jaxpr"):  # a layer, traced on its own
+                if hasattr(inner, "jaxpr"):  # a layer, which is jitted
                     yield from products(inner.jaxpr)
 
     found = list(products(jaxpr.jaxpr))
@@ -209,7 +209,7 @@ def test_causal_lm(config: bart_eqx.BartConfig) -> None:
 
 
 def test_branches_of_a_tree(model: Model, config: bart_eqx.BartConfig) -> None:
-    """Two beams in one cache, each seeing its own ancestors, have the numbers of two rows with a cache each."""
+    """Two beams in one cache, each attending to its ancestors, equal two rows with a cache each."""
     inputs = ragged_inputs(config)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     repeated = whole_encoder(model, np.repeat(ids, 2, axis=0), np.repeat(mask, 2, axis=0))

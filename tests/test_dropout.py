@@ -1,4 +1,4 @@
-"""Dropout of every kind, and LayerDrop: off in inference mode, from the key in training mode."""
+"""Dropout of every kind, and LayerDrop: off in inference mode, drawn from the key in training mode."""
 
 from typing import Any
 
@@ -64,10 +64,10 @@ def test_no_rate_needs_no_key() -> None:
 
 
 def test_attention_dropout_drops_weights_and_keeps_their_sum() -> None:
-    """Of the weights that attention uses, the expected share is zero; those reported are before dropout."""
+    """The expected share of the applied weights is zero; the returned weights are those before dropout."""
     attention = bart_eqx.BartAttention(4, 1, dropout=0.25, init_std=1.0, key=jr.key(0))
     attention = eqx.nn.inference_mode(attention, value=False)
-    # One value per key, all else one-hot: the output reads the dropped weights out.
+    # With one-hot values, the output is the dropped weights.
     identity = jnp.eye(4)
     attention = eqx.tree_at(lambda a: (a.v_proj.weight, a.out_proj.weight), attention, (identity, identity))
     positions, queries = jnp.arange(4), jnp.arange(20_000)
@@ -88,7 +88,7 @@ def test_layerdrop_skips_at_its_rate() -> None:
 
 
 def test_a_skipped_layer_passes_its_input() -> None:
-    """Every output of a training run is one of those of the models with some layers taken out."""
+    """Every output in training mode equals that of the model without some of its layers."""
     model = random_model(bart_eqx.BartModel, with_rates(decoder_layerdrop=0.5))
     layers = model.decoder.layers
     thinned = [(), layers[:1], layers[1:], layers]
@@ -104,7 +104,7 @@ def test_a_skipped_layer_passes_its_input() -> None:
         distances = [float(jnp.abs(out - wanted).max()) for wanted in outputs]
         assert min(distances) < 1e-4 and sorted(distances)[1] > 1e-2
         seen.add(int(np.argmin(distances)))
-    assert seen == {0, 1, 2, 3}  # all four: that one is missing after 24 draws has a chance of 0.4 %
+    assert seen == {0, 1, 2, 3}  # the chance that one is missing after 24 draws is 0.4 %
 
 
 def test_gradients_pass_around_a_skipped_layer() -> None:

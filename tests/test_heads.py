@@ -9,7 +9,7 @@ import bart_eqx
 from support import random_model, relative_error
 
 
-# Pairs, as BART's tokenizer writes them: <s> A </s></s> B </s>. Three `</s>` each, at different places.
+# Pairs as BART's tokenizer encodes them, <s> A </s></s> B </s>: three `</s>` each, at different positions.
 PAIRS = np.array([[0, 5, 6, 2, 2, 7, 8, 2], [0, 9, 2, 2, 10, 2, 1, 1]])
 
 
@@ -24,7 +24,7 @@ def test_a_pair_is_read_at_its_last_eos(classifier: bart_eqx.BartForSequenceClas
     states = classifier.model(PAIRS, mask).last_hidden_state
     wanted = classifier.classification_head(states[jnp.array([0, 1]), jnp.array([7, 5])])
     np.testing.assert_array_equal(eager, wanted)
-    # Measured: 6.4e-7; compiled, some products are fused.
+    # Measured: 6.4e-7, because the compiler fuses some products.
     assert relative_error(eqx.filter_jit(classifier)(PAIRS, mask).logits, eager) <= 2e-6
 
 
@@ -45,7 +45,7 @@ def test_no_eos(classifier: bart_eqx.BartForSequenceClassification) -> None:
 
 
 def test_heads_decode_to_states(config: bart_eqx.BartConfig) -> None:
-    """As Hugging Face's: `encode`, `decode` and `init_cache` of these heads are those of the model inside."""
+    """As in Hugging Face's classes, `encode`, `decode` and `init_cache` are those of the inner model."""
     for cls in (bart_eqx.BartForSequenceClassification, bart_eqx.BartForQuestionAnswering):
         head = random_model(cls, config)
         encoded = eqx.filter_jit(head.encode)(PAIRS)

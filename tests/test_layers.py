@@ -28,10 +28,10 @@ def test_linear(key: jax.Array) -> None:
 
 
 def test_layer_norm_of_a_large_mean() -> None:
-    """The variance as a mean of squares less a square of means would be lost in rounding here."""
+    """Here the mean of squares minus the square of the mean would lose the variance to rounding."""
     x = np.random.default_rng(0).standard_normal((4, 64)) + 1000
     wanted = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-    assert np.abs(LayerNorm(64)(jnp.asarray(x, jnp.float32)) - wanted).max() < 1e-3  # 1000 has 6e-5 to the next float
+    assert np.abs(LayerNorm(64)(jnp.asarray(x, jnp.float32)) - wanted).max() < 1e-3  # float32 spacing at 1000: 6e-5
 
 
 def test_activations() -> None:
@@ -56,8 +56,8 @@ def test_activations() -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_gelu_is_rounded_once(dtype: type) -> None:
-    """Within half a unit in the last place, and float32's own rounding of `1 + erf`; `jax.nn.gelu`, which computes in
-    these dtypes, is off by 4 and 5 units."""
+    """Within half a unit in the last place, plus float32's rounding of `1 + erf`. `jax.nn.gelu` computes in the dtype
+    itself and is off by 4 and 5 units."""
     x = jnp.linspace(-3, 8, 1001).astype(dtype)
     wanted = np.array([v * 0.5 * math.erfc(-v / math.sqrt(2)) for v in np.asarray(x, np.float64)])
     error = np.abs(np.asarray(ACTIVATION_FUNCTIONS["gelu"](x), np.float64) - wanted)
@@ -76,7 +76,7 @@ def test_shift_tokens_right(jit: bool) -> None:
     wanted = [[2, 71, 82, 18, 33, 2, 1], [2, 68, 34, 26, 1, 58, 30]]
     np.testing.assert_array_equal(shift(ids, 1, 2), wanted)
     np.testing.assert_array_equal(shift(ids[0], 1, 2), wanted[0])
-    # Larger, with a leading axis added: the form that XLA's in-place shift gets wrong.
+    # Larger, with a leading axis added: XLA miscompiles an in-place shift of this form.
     ids = np.random.default_rng(0).integers(0, 99, (8, 16))
     wanted = np.concatenate([np.full((8, 1), 2), ids[:, :-1]], axis=1)
     np.testing.assert_array_equal(shift(ids, 1, 2)[None], wanted[None])
@@ -111,7 +111,7 @@ class OneKeyHead(bart_eqx.AbstractAttention):
 
 
 def test_attention_can_be_swapped(config: bart_eqx.BartConfig) -> None:
-    """Another attention in every place: the cache takes its shapes from it, and cached equals uncached."""
+    """With another attention everywhere, the cache has its shapes, and cached equals uncached."""
     model = random_model(bart_eqx.BartForConditionalGeneration, config)
 
     def attentions(model: Any) -> list[Any]:

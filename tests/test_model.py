@@ -25,7 +25,7 @@ def result_of(out: Any) -> jax.Array:
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_one_sequence_a_batch_and_vmap_agree(cls: Any, config: bart_eqx.BartConfig) -> None:
-    """The same numbers from each, and one trace each."""
+    """They give the same numbers, with one trace each."""
     model = random_model(cls, config)
     ids = ragged_inputs(config)["input_ids"]
 
@@ -41,10 +41,10 @@ def test_one_sequence_a_batch_and_vmap_agree(cls: Any, config: bart_eqx.BartConf
 
     batch = run(model, ids)
     single = jnp.stack([run(model, row) for row in ids])
-    # Measured: at most 1.3e-7; rounding, as the products have other shapes.
+    # Measured: at most 1.3e-7, from rounding in products of other shapes.
     assert relative_error(single, batch) <= 2e-6
     assert relative_error(mapped(model, ids), batch) <= 2e-6
-    assert relative_error(mapped(model, ids), run(model, ids)) <= 2e-6  # traced no more
+    assert relative_error(mapped(model, ids), run(model, ids)) <= 2e-6  # without another trace
 
 
 def test_any_leading_axes_and_no_jit(model: Model, config: bart_eqx.BartConfig) -> None:
@@ -83,11 +83,11 @@ def test_encode_then_decode_is_the_whole(model: Model, config: bart_eqx.BartConf
 
 @pytest.mark.parametrize("cls", CLASSES[:4])
 def test_padding_holds_nothing(cls: Any, config: bart_eqx.BartConfig) -> None:
-    """Other tokens where the mask is zero, source and target, change nothing that counts, bit for bit."""
+    """Other tokens at padding, of source or target, leave every output at a token bitwise unchanged."""
     model = eqx.filter_jit(random_model(cls, config))
     inputs = ragged_inputs(config)
     if cls is bart_eqx.BartForSequenceClassification:
-        targets = jnp.asarray(inputs["input_ids"])  # fixed, as it would follow the garbage
+        targets = jnp.asarray(inputs["input_ids"])  # explicit, because they would be made from the changed source
         inputs |= dict(decoder_input_ids=targets, decoder_attention_mask=inputs["attention_mask"])
     clean = result_of(model(**inputs))
     garbage = np.where(inputs["attention_mask"] == 0, 50, inputs["input_ids"])
@@ -112,7 +112,7 @@ def test_more_padding_changes_nothing(model: Model, config: bart_eqx.BartConfig,
         input_ids=np.pad(inputs["input_ids"], extra, constant_values=50),
         attention_mask=np.pad(inputs["attention_mask"], extra),
     )
-    # Measured: 8.9e-7; sums of other lengths round otherwise.
+    # Measured: 8.9e-7, because longer sums round differently.
     assert relative_error(model(**padded).logits, model(**inputs).logits) <= 2e-6
 
 
@@ -150,7 +150,7 @@ class TestErrors:
             model(np.array([5, token]))
         with pytest.raises(ValueError, match=rf"`decoder_input_ids` must be in \[0, 97\). Got {token}"):
             model(np.array([5, 6]), decoder_input_ids=np.array([5, token]))
-        # Not known under jit: NaN where the token is seen, and no neighbour's vector.
+        # Traced ids cannot raise: rows that attend to the token are NaN, and other rows are unaffected.
         logits = eqx.filter_jit(model)(jnp.array([[5, token], [5, 6]])).logits
         assert jnp.isnan(logits[0]).all() and jnp.isfinite(logits[1]).all()
 
@@ -168,7 +168,7 @@ class TestErrors:
             model(np.full(5, 5), decoder_input_ids=np.full(24, 5))
 
     def test_nothing_to_read(self, model: Model) -> None:
-        """No rows give no rows, no tokens are an error, and rows of padding alone see all of it alike: no NaN."""
+        """A batch of no rows is allowed, a source of no tokens is an error, and a row of padding only has no NaN."""
         run = eqx.filter_jit(model)
         assert run(np.zeros((0, 5), int)).logits.shape == (0, 5, 97)
         with pytest.raises(ValueError, match="holds at least one token"):
@@ -208,7 +208,7 @@ class TestErrors:
     ids=["bart-large", "bart-base"],
 )  # fmt: skip
 def test_real_sizes(fields: dict, parameters: int) -> None:
-    """Built and run without memory: as many parameters as the checkpoints have, and the shapes that follow."""
+    """Built and run without memory: the checkpoints' number of parameters, and the shapes of the outputs."""
     config = bart_eqx.BartConfig(**fields)
     model = eqx.filter_eval_shape(Model, config, key=jax.random.key(0))
     count = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(model.model, lambda x: hasattr(x, "size"))))
@@ -218,7 +218,7 @@ def test_real_sizes(fields: dict, parameters: int) -> None:
 
 
 def test_initialisation(config: bart_eqx.BartConfig, key: jax.Array) -> None:
-    """Normal with `init_std`, biases zero, norms one, and no two parameters drawn from one key."""
+    """Weights are normal with `init_std` and all from different keys; biases are zero, norms one."""
     params = eqx.filter(Model(config, key=key), eqx.is_array)
     firsts = [float(leaf.reshape(-1)[0]) for leaf in jax.tree.leaves(params) if leaf.ndim == 2 and leaf.any()]
     assert len(set(firsts)) == len(firsts) > 20
@@ -229,7 +229,7 @@ def test_initialisation(config: bart_eqx.BartConfig, key: jax.Array) -> None:
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision(config: bart_eqx.BartConfig, dtype: Any) -> None:
-    """The parameters' dtype throughout, with weights of attention that still sum to one."""
+    """Every output has the parameters' dtype, and logits are near those in float32."""
     wide = random_model(Model, config)
     narrow = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, wide)
     inputs = ragged_inputs(config)

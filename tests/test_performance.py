@@ -1,4 +1,4 @@
-"""What makes it fast must not be seen in what comes out."""
+"""Stages, in-place writes and shared traces: they change no result, and they take effect."""
 
 import dataclasses
 import re
@@ -36,7 +36,7 @@ def model() -> bart_eqx.BartForConditionalGeneration:
 
 
 def source(rows: int = 3, width: int = 11) -> tuple[np.ndarray, np.ndarray]:
-    """Ids, and a mask under which the rows end at different places; the last has nothing in its first half."""
+    """Ids, and a mask under which rows have unequal lengths; the last row is padded in its first half."""
     ids = np.random.default_rng(0).integers(4, 61, (rows, width))
     lengths = np.linspace(width, 2, rows).astype(int)
     mask = np.arange(width) < lengths[:, None]
@@ -76,8 +76,8 @@ def test_stages_are_not_seen(
 @ON_CPU
 @pytest.mark.parametrize("rows", [1, 2])
 def test_the_cache_is_written_in_place(model: bart_eqx.BartForConditionalGeneration, rows: int) -> None:
-    """Keys and values of two layers are four writes. Where one is done twice, for what reads it and for the next step,
-    XLA copies the cache for both."""
+    """Keys and values of two layers are four writes. If XLA writes one twice, for its reader and for the next step, it
+    copies the cache for both."""
     ids = np.full((rows, 5), 7)
     arrays, static = eqx.partition(model, eqx.is_array)
     write = lambda arrays: bart_eqx.generate(eqx.combine(arrays, static), ids, max_length=40).sequences
@@ -104,6 +104,6 @@ def test_layers_alike_are_traced_once() -> None:
     names = ["encoder"] * 3 + ["decoder"] * 4
     model = eqx.tree_at(where, model, [Noticed(x, name) for x, name in zip(where(model), names, strict=True)])
     ids, _ = source()
-    for _ in range(2):  # as it stands, without `jit`: and then it need not be traced again
+    for _ in range(2):  # without an outer `jit`; the second call is not traced
         model(ids)
     assert traced == ["encoder", "decoder"]

@@ -1,4 +1,4 @@
-"""Every class against stored outputs of Hugging Face's Flax. `make test-oracle` compares live, and much more."""
+"""Every class equals stored outputs of Hugging Face's Flax. `make test-oracle` compares much more, live."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def test_stored_outputs(cls: Any, config_name: str) -> None:
 
 
 def test_pytorch_reads_what_we_convert() -> None:
-    """transformers 5 has read tests/references/converted, with PyTorch; its logits are ours."""
+    """The logits of transformers 5 with PyTorch, which loaded `tests/references/converted`, equal ours."""
     stored = np.load(REFERENCES / "stored-torch.npz")
     model = eqx.filter_jit(bart_eqx.from_pretrained(REFERENCES / "converted", bart_eqx.BartForConditionalGeneration))
     inputs = {name: stored[name] for name in ("input_ids", "attention_mask", "decoder_input_ids")}
@@ -41,7 +41,7 @@ def test_pytorch_reads_what_we_convert() -> None:
 
 
 def test_three_token_tables() -> None:
-    """What transformers 5 saves of a model with untied embeddings, and computes with it."""
+    """A model with untied embeddings, saved by transformers 5, has the same logits here."""
     stored = np.load(REFERENCES / "stored-torch.npz")
     loaded = bart_eqx.from_pretrained(REFERENCES / "torch-untied", bart_eqx.BartForConditionalGeneration)
     model = eqx.filter_jit(loaded)
@@ -51,7 +51,7 @@ def test_three_token_tables() -> None:
 
 @pytest.mark.parametrize("folder", ["torch-classifier", "torch-classifier-sharded"])
 def test_we_read_what_pytorch_writes(folder: str) -> None:
-    """And classify a pair, with its three `</s>`, as PyTorch does."""
+    """Logits for pairs, with three `</s>` each, equal PyTorch's."""
     stored = np.load(REFERENCES / "stored-torch.npz")
     model = bart_eqx.from_pretrained(REFERENCES / folder)
     assert isinstance(model, bart_eqx.BartForSequenceClassification)

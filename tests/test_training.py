@@ -1,4 +1,4 @@
-"""The loss in parts against the loss in one piece; layers that are run twice against layers that are kept."""
+"""The loss in parts equals the loss in one piece; recomputed layers equal layers whose results are kept."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def states_and_labels(*shape: int) -> tuple[jax.Array, np.ndarray]:
 
 
 def in_one_piece(logits: jax.Array, labels: np.ndarray, label_smoothing: float) -> jax.Array:
-    """As `torch.nn.CrossEntropyLoss(ignore_index=-100, label_smoothing=...)` is defined."""
+    """The definition of `torch.nn.CrossEntropyLoss(ignore_index=-100, label_smoothing=...)`."""
     log_probs = jax.nn.log_softmax(logits)
     wanted = (1 - label_smoothing) * jax.nn.one_hot(labels, logits.shape[-1]) + label_smoothing / logits.shape[-1]
     losses = -jnp.sum(wanted * log_probs, axis=-1)
@@ -40,7 +40,7 @@ def in_one_piece(logits: jax.Array, labels: np.ndarray, label_smoothing: float) 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("shape, rows", [((11,), 4), ((3, 5), 5), ((3, 5), 1), ((2, 3, 4), 1000)])
 def test_cross_entropy(head: Any, shape: tuple[int, ...], rows: int, label_smoothing: float) -> None:
-    """Value and gradients, within 1e-6 of their largest: measured, 2e-7."""
+    """Value and gradients, within 1e-6 of the largest; measured 2e-7."""
     scores, weight = head
     states, labels = states_and_labels(*shape)
     parts = lambda weight, states: cross_entropy(
@@ -54,7 +54,7 @@ def test_cross_entropy(head: Any, shape: tuple[int, ...], rows: int, label_smoot
 
 
 def test_scores_are_never_all_there() -> None:
-    """The gradient of 600 positions and 4000 words needs less memory than 600 x 4000 numbers."""
+    """The gradient for 600 positions and a vocabulary of 4000 needs less memory than 600 x 4000 logits."""
     states, labels = states_and_labels(20, 30)
     weight = jnp.ones((4000, DIM))
 
@@ -87,7 +87,7 @@ def test_wrong_arguments(head: Any, wrong: dict[str, Any], message: str) -> None
 
 
 def test_of_a_model(model: bart_eqx.BartForConditionalGeneration) -> None:
-    """The loss of the README's loop: a tied head, its bias, and the shared embedding's two gradients."""
+    """The README's loss: a tied head, its bias, and the two gradients of the shared embedding."""
     ids = np.array([[5, 6, 7, 8, 2], [9, 4, 6, 2, 1]])
     labels = np.array([[11, 12, 13, 2], [14, 2, -100, -100]])
     decoder_ids = bart_eqx.shift_tokens_right(labels, 1, 2)
@@ -106,7 +106,7 @@ def test_of_a_model(model: bart_eqx.BartForConditionalGeneration) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("cls", [bart_eqx.BartForConditionalGeneration, bart_eqx.BartForCausalLM])
 def test_rematerialise(cls: Any) -> None:
-    """Outputs and gradients as without, in training mode too; and less is kept for the backward pass."""
+    """The same outputs and gradients, in training mode too, and less kept for the backward pass."""
     rates = dict(dropout=0.2, attention_dropout=0.2, activation_dropout=0.2, decoder_layerdrop=0.5)
     model = eqx.nn.inference_mode(random_model(cls, configured("unequal", encoder_layers=3, **rates)), value=False)
     ids = np.array([[5, 6, 7, 8, 2], [9, 4, 6, 2, 1]])
@@ -118,7 +118,7 @@ def test_rematerialise(cls: Any) -> None:
     assert relative_error(found[0], wanted[0]) < 1e-6
     largest = max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(wanted[1]))
     for one, other in zip(jax.tree.leaves(found[1]), jax.tree.leaves(wanted[1]), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * largest)  # a key's bias has none but rounding
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * largest)  # that of a key bias is only rounding
 
     def residuals(loss: Any) -> int:
         _, backward = jax.vjp(loss, arrays)

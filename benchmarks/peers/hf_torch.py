@@ -32,7 +32,7 @@ class Peer:
             torch.cuda.synchronize()
 
     def peak_bytes(self) -> int | None:
-        """The most memory of the device that was allocated since this was last asked."""
+        """The peak of allocated device memory since the last call."""
         if self.device != "cuda":
             return None
         peak = torch.cuda.max_memory_allocated()

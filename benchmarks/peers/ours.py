@@ -1,4 +1,4 @@
-"""bart_eqx, as its users have it: `from_pretrained`, `generate`, `filter_jit`."""
+"""bart_eqx, as users call it: `from_pretrained`, `generate`, `filter_jit`."""
 
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from bart_eqx.training import cross_entropy
 
 
 def exactly(new: int) -> dict[str, Any]:
-    """Options under which so many tokens are written, each of them chosen."""
+    """Options with which exactly `new` tokens are generated, none of them forced."""
     return dict(max_length=new + 1, min_length=new + 1, forced_bos_token_id=None, forced_eos_token_id=None)
 
 
 class Peer:
     def __init__(self, folder: Path, variant: str):
-        if variant == "highest":  # float32 products without TF32, which accelerators take for them by default
+        if variant == "highest":  # float32 products without TF32, the default of accelerators
             jax.config.update("jax_default_matmul_precision", "highest")
         dtype = jnp.bfloat16 if variant == "bfloat16" else jnp.float32
         self.model = bart_eqx.from_pretrained(folder / "pytorch", bart_eqx.BartForConditionalGeneration, dtype=dtype)
@@ -28,7 +28,7 @@ class Peer:
         self.versions = {"jax": jax.__version__, "equinox": eqx.__version__, "device": jax.devices()[0].device_kind}
 
     def peak_bytes(self) -> int | None:
-        """The most memory of the device that was allocated so far. JAX cannot start anew."""
+        """The peak of allocated device memory since the process started. JAX cannot reset it."""
         statistics = jax.devices()[0].memory_stats()
         return None if statistics is None else statistics["peak_bytes_in_use"]
 
@@ -41,7 +41,7 @@ class Peer:
         return lambda: jax.block_until_ready(forward(self.model, ids, targets))
 
     def steps(self, ids: np.ndarray, new: int, **_: Any):
-        """A loop of one's own over an encoded source, which the cache is made from."""
+        """A user's decoding loop over an encoded source."""
         encoded = eqx.filter_jit(lambda model, ids: model.encode(ids))(self.model, ids[0])
         begin = eqx.filter_jit(lambda model, encoded: model.init_cache(encoded, max_length=new))
 
@@ -65,12 +65,12 @@ class Peer:
         return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=beams, **options).sequences)
 
     def generate_in_room(self, ids: np.ndarray, new: int, room: int, **_: Any):
-        """Ends after `new` tokens and the end itself, though more were allowed."""
+        """Stops after `new` tokens and EOS, although `room` tokens are allowed."""
         options: dict[str, Any] = exactly(new) | dict(max_length=room + 1, logits_processor=(End(new),))
         return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=1, **options).sequences)
 
     def copy(self, ids: np.ndarray, new: int, drafts: int | None, free: bool = False, **_: Any):
-        """Writes its source, or words that are not in it: what prompt lookup brings at best and costs at worst."""
+        """Generates its source, or tokens that are not in it: the best and the worst case of prompt lookup."""
         words = np.random.default_rng(1).integers(4, 50000, (1, new + 1)) if free else ids[:, : new + 1]
         options: dict[str, Any] = exactly(new) | dict(
             prompt_lookup_num_tokens=drafts, logits_processor=(Follow(words),)
@@ -96,7 +96,7 @@ class Peer:
 
 
 class End(eqx.Module):
-    """Lets nothing but the end follow after so many tokens."""
+    """Allows only EOS after `new` tokens."""
 
     new: int
 
@@ -106,7 +106,7 @@ class End(eqx.Module):
 
 
 class Follow(eqx.Module):
-    """Lets nothing but these tokens follow one another."""
+    """Allows only these tokens, in order."""
 
     words: jax.Array
 

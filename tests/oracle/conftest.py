@@ -1,4 +1,4 @@
-"""Hugging Face's Flax models, with random weights, as the oracle. These tests need the environment of `make oracle`."""
+"""Hugging Face's Flax models with random weights: the reference. These tests need the environment of `make oracle`."""
 
 import functools
 from typing import Any
@@ -20,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def classification_head(config: Any, **fields: Any) -> Any:
-    """The reference's head ignores the model's `dtype`; in float64 its rounding would hide ours."""
+    """A head that computes in float64 in 64-bit mode. The reference's ignores the model's `dtype`, and would round."""
     return FlaxBartClassificationHead(
         config, **fields, dtype=np.float64 if jax.config.read("jax_enable_x64") else np.float32
     )
@@ -31,7 +31,7 @@ modeling_flax_bart.FlaxBartClassificationHead = classification_head
 
 @functools.cache
 def hf_model(cls_name: str, config_name: str, dtype: Any = np.float32, gain: float = 1.5) -> Any:
-    """A `FlaxBart...`, computing in `dtype`, with the parameters that `support.randomised` gives it."""
+    """A `FlaxBart...` that computes in `dtype`, with parameters from `support.randomised`."""
     fields = CONFIGS[config_name]
     config = transformers.BartConfig(**fields)
     kwargs = dict(num_labels=config.num_labels) if cls_name == "BartForSequenceClassification" else {}

@@ -1,4 +1,4 @@
-"""Folders that go from one to the other: theirs into ours, ours into theirs, in each format."""
+"""Folders of transformers load here, and ours load there, in each format."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def assert_agree(one: Any, other: Any, inputs: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("options", [dict(), dict(safe_serialization=True), dict(max_shard_size="20kB")], ids=str)
 @pytest.mark.parametrize("cls_name", NAMES)
 def test_theirs_to_ours_to_theirs(cls_name: str, options: dict, tmp_path: Path) -> None:
-    """Flax folder, our model, our folder in PyTorch's format, their reader of that format: one and the same numbers."""
+    """Their Flax folder to our model to our folder in PyTorch's layout to their model: outputs and parameters agree."""
     reference = hf_model(cls_name, "untied")
     reference.save_pretrained(tmp_path / "theirs", **options)
     model = bart_eqx.from_pretrained(tmp_path / "theirs", getattr(bart_eqx, cls_name))
@@ -74,7 +74,7 @@ def test_from_flax_and_back_is_exact(cls_name: str) -> None:
 
 
 def test_configurations_of_transformers() -> None:
-    """The full dictionary of a configuration, every field that transformers writes, is read; and ours is by them."""
+    """We read every field that transformers writes in a configuration, and transformers reads ours."""
     for fields in (dict(), dict(num_labels=7, forced_bos_token_id=0, num_beams=4, length_penalty=2.0)):
         theirs = transformers.BartConfig(**fields)
         ours = bart_eqx.BartConfig.from_dict(theirs.to_dict())
@@ -90,7 +90,7 @@ def test_configurations_of_transformers() -> None:
 def test_what_the_converter_makes_is_the_same_model(
     cls_name: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Theirs, through the converter and back, in every form that they write: parameters equal, to the last bit."""
+    """Their model, converted and loaded again, in every form that they write: parameters equal to the last bit."""
     reference = hf_model(cls_name, "unequal")
     dtype = {"fp16": jnp.float16, "bf16": jnp.bfloat16}.get(form, jnp.float32)
     params = jax.tree.map(lambda array: jnp.asarray(array, dtype), reference.params)

@@ -1,4 +1,4 @@
-"""Cached decoding as Hugging Face's own tests do it, and its greedy generation, token for token."""
+"""Cached decoding, with the calls of Hugging Face's own tests, and the tokens of greedy search."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ LIMIT = 5e-6
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("cls_name", ["BartModel", "BartForConditionalGeneration", "BartForSequenceClassification"])
 def test_use_cache_forward(cls_name: str, masked: bool) -> None:
-    """`test_use_cache_forward` and `..._with_attn_mask` of `test_modeling_flax_bart.py`: the same calls on both."""
+    """The calls of `test_use_cache_forward` and `..._with_attn_mask` in `test_modeling_flax_bart.py`, on both."""
     reference, model = hf_model(cls_name, "unequal"), our_model(cls_name, "unequal")
     inputs = ragged_inputs(model.config)
     ids, source_mask, targets = inputs["input_ids"], inputs["attention_mask"], inputs["decoder_input_ids"]
@@ -52,7 +52,7 @@ def test_use_cache_forward(cls_name: str, masked: bool) -> None:
 
 
 def test_the_caches_hold_the_same() -> None:
-    """Their `[batch, length, heads, head_dim]` is our layout, transposed."""
+    """Their layout `[batch, length, heads, head_dim]`, transposed, is ours."""
     reference, model = (
         hf_model("BartForConditionalGeneration", "unequal"),
         our_model("BartForConditionalGeneration", "unequal"),

@@ -1,4 +1,4 @@
-"""Every output of every class against Hugging Face's Flax, in float32 and in float64."""
+"""Every output of every class equals Hugging Face's Flax, in float32 and float64."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ def inputs_for(cls_name: str, config: Any) -> dict[str, Any]:
     inputs = ragged_inputs(config)
     if cls_name == "BartForCausalLM":
         return dict(input_ids=inputs["decoder_input_ids"], attention_mask=inputs["decoder_attention_mask"])
-    if cls_name == "BartForSequenceClassification":  # reads its class where the source ends, so shifts the source
+    if cls_name == "BartForSequenceClassification":  # its decoder reads the shifted source
         return dict(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
     return inputs
 
@@ -47,13 +47,13 @@ def test_all_outputs(
     worst = max(errors, key=errors.__getitem__)
     record_property("largest", f"{errors[worst]:.1e} {worst}")
     assert errors[worst] <= LIMITS[dtype], worst
-    # Logits, and per layer a hidden state and attention weights; the embedded input.
+    # Logits, the embedded input, and for each layer a hidden state and attention weights.
     assert len(errors) >= 2 + 2 * model.config.decoder_layers
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
 def test_explicit_positions_and_masks(dtype: str) -> None:
-    """Positions that are given, a decoder mask that is left-padded, and a row that may see nothing at all."""
+    """Explicit positions, a left-padded decoder mask, and a row in which every token is masked."""
     with precision(dtype):
         model = our_model("BartForConditionalGeneration", "unequal", dtype)
         inputs = ragged_inputs(model.config)

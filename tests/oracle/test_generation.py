@@ -1,4 +1,4 @@
-"""`semantics="flax"` against the Flax loops of transformers 4.57, token for token."""
+"""`semantics="flax"` gives the tokens of transformers 4.57's Flax loops."""
 
 import functools
 from typing import Any
@@ -12,14 +12,14 @@ from oracle.conftest import hf_model
 from support import CONFIGS, flatten, randomised, unflatten
 
 
-CALLS = 12  # for every set of options, of two rows each
+CALLS = 12  # for each set of options, with two rows each
 BEAMS = dict(num_beams=3, num_return_sequences=3, max_length=12)
 OPTIONS: dict[str, dict[str, Any]] = {
     "greedy": dict(max_length=12),
-    "length-20": dict(max_length=20),  # one more than it says
+    "length-20": dict(max_length=20),  # gives 21 tokens
     "default-length": dict(),
     "new-tokens": dict(max_new_tokens=9, min_length=4),
-    "min-length": dict(max_length=12, min_length=6),  # bars the end once more than PyTorch does
+    "min-length": dict(max_length=12, min_length=6),  # bars the end one step longer than PyTorch
     "forced": dict(max_length=10, forced_bos_token_id=13, forced_eos_token_id=7),
     "suppressed": dict(max_length=12, suppress_tokens=[5, 28, 70], begin_suppress_tokens=[51, 58]),
     "prompt": dict(max_length=12, decoder_input_ids=True),
@@ -39,7 +39,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @functools.cache
 def reference(seed: int) -> tuple[Any, Any, Any]:
-    """A model whose sequences end at various places, its parameters, and ours with the same."""
+    """Their model, parameters with which sequences have various lengths, and our model with these."""
     model = hf_model("BartForConditionalGeneration", "unequal")
     params = randomised({name: array.shape for name, array in flatten(model.params).items()}, seed=seed)
     params["final_logits_bias"][0, 2] += 6.0
@@ -55,7 +55,7 @@ def test_same_tokens_as_flax(name: str) -> None:
     has_prompt = options.pop("decoder_input_ids", False)
     vocab = CONFIGS["unequal"]["vocab_size"]
     model, _, _ = reference(0)
-    # What transformers sets unless it is told: as in the configuration of both.
+    # transformers sets this by default: both get it explicitly.
     ends = dict(forced_eos_token_id=options.pop("forced_eos_token_id", None))
 
     def theirs(params: Any, ids: Any, mask: Any, prompt: Any, key: Any) -> Any:
@@ -94,7 +94,7 @@ def test_same_tokens_as_flax(name: str) -> None:
 
 
 def test_padded_prompts() -> None:
-    """The reference too counts positions without a prompt's padding, which PyTorch's BART does not."""
+    """Positions do not count a prompt's padding, as in the reference and unlike PyTorch's BART."""
     model, params, ours = reference(0)
     rng = np.random.default_rng(0)
     ids = rng.integers(12, 97, (2, 9)).astype(np.int32)
@@ -105,4 +105,4 @@ def test_padded_prompts() -> None:
     expected = model.generate(ids, params=params, **options).sequences
     result = bart_eqx.generate(ours, ids, semantics="flax", forced_eos_token_id=None, **options)
     np.testing.assert_array_equal(result.sequences[1], expected[1])
-    np.testing.assert_array_equal(result.sequences[0, :10], expected[0, 2:])  # ours comes without the padding
+    np.testing.assert_array_equal(result.sequences[0, :10], expected[0, 2:])  # ours is without the padding

@@ -1,4 +1,4 @@
-"""The gradient of a loss with respect to every parameter, against Hugging Face's Flax."""
+"""The gradient of a loss for every parameter equals that of Hugging Face's Flax."""
 
 from collections.abc import Callable
 
@@ -18,15 +18,15 @@ from .test_forward import inputs_for
 # Measured over all cases: at most 6.5e-6 in float32, 1.1e-14 in float64.
 LIMITS = {"float32": 2e-5, "float64": 1e-10}
 
-# Smaller weights than elsewhere. Where softmax is saturated, the gradient of a query is the difference of numbers that
-# are nearly equal, and is rounding in float32, the reference's as well: with the gain of the other tests, 1.5, the
-# worst of `tanh` are 3.7e-4 apart, and 2.4e-4 (ours) and 1.2e-4 (theirs) from their values in float64.
+# Smaller weights than in other tests. Where softmax is saturated, the gradient of a query is a difference of nearly
+# equal numbers, and float32 leaves mostly rounding, also in the reference: with the other tests' gain of 1.5, the worst
+# of `tanh` differ by 3.7e-4, and from their values in float64 by 2.4e-4 (ours) and 1.2e-4 (theirs).
 GAIN = 0.7
 CASES = ["unequal", "scaled", "untied", "gelu_new", "silu", "tanh"]
 
 
 def loss_of(out: object) -> jax.Array:
-    """A loss to which every output contributes, each number with a weight of its own."""
+    """A loss in which every number of every output has its own weight."""
     loss = jnp.zeros(())
     for name in ("logits", "start_logits", "end_logits", "last_hidden_state"):
         value = getattr(out, name, None)
@@ -46,7 +46,7 @@ def test_every_parameter(
         reference = hf_model(cls_name, config_name, dtype, GAIN)
         model = our_model(cls_name, config_name, dtype, GAIN)
         inputs = inputs_for(cls_name, model.config)
-        # One `</s>` a row: compiled, the reference classifies by the sum of all.
+        # One `</s>` per row: under jit, the reference sums the states of all.
         inputs["input_ids"][:, 2] = 13
         theirs = jax.jit(jax.grad(lambda params, inputs: loss_of(reference(**inputs, params=params))))
         ours = eqx.filter_jit(eqx.filter_grad(lambda model, inputs: loss_of(model(**inputs))))
@@ -59,8 +59,8 @@ def test_every_parameter(
                 continue
             scale = np.abs(gradient).max()
             if name.endswith("k_proj.bias"):
-                # Zero but for rounding: softmax does not see what is added to all scores of a query. Judge it by the
-                # scale of its twin.
+                # Zero up to rounding, because softmax ignores what is added to all scores of a query: compared at the
+                # scale of the query bias's gradient.
                 scale = np.abs(wanted[name.replace("k_proj", "q_proj")]).max()
             if scale == 0:  # cross attention, in a decoder without an encoder
                 assert "encoder_attn" in name and cls_name == "BartForCausalLM" and not got[name].any()
