@@ -51,7 +51,7 @@ class Rotary(bart_eqx.AbstractAttention):
         key: Any = None,
     ) -> tuple[jax.Array, jax.Array]:
         inner = self.inner
-        queries = self.rotated(inner._split_heads(inner.q_proj(x)), query_positions)
+        queries = self.rotated(inner.split_heads(inner.q_proj(x)), query_positions)
         scores = queries @ keys * keys.shape[-2] ** -0.5
         weights = jax.nn.softmax(jnp.where(True if mask is None else mask, scores, -1e9), axis=-1)
         return inner.out_proj(jnp.swapaxes(weights @ values, -2, -3).reshape(x.shape)), weights
@@ -165,8 +165,8 @@ class Wrapped(bart_eqx.AbstractDecoderLayer):
 
     layer: bart_eqx.AbstractDecoderLayer
 
-    def empty_past(self, batch: tuple[int, ...], max_length: int, dtype: Any) -> bart_eqx.KVCache:
-        return self.layer.empty_past(batch, max_length, dtype)
+    def empty_past(self, states: jax.ShapeDtypeStruct) -> bart_eqx.KVCache:
+        return self.layer.empty_past(states)
 
     def project_source(self, encoder_hidden_states: jax.Array, positions: jax.Array) -> bart_eqx.KVCache:
         return self.layer.project_source(encoder_hidden_states, positions)
@@ -295,10 +295,10 @@ class TestWrongShapes:
 class Listener(bart_eqx.AbstractSeq2SeqLM):
     """An encoder-decoder of another kind: features `[rows, columns]`, which a linear map halves, and BART's decoder."""
 
-    decoder: BartDecoder
-    columns: Linear
     config: bart_eqx.BartConfig = eqx.field(static=True)
     generation_config: bart_eqx.GenerationConfig
+    decoder: BartDecoder
+    columns: Linear
     source_ndim: ClassVar[int] = 2
 
     def encode(self, input_ids: Any, attention_mask: Any = None) -> BaseModelOutput:
@@ -308,8 +308,9 @@ class Listener(bart_eqx.AbstractSeq2SeqLM):
     def init_cache(
         self, encoder_outputs: BaseModelOutput, encoder_attention_mask: Any = None, *, max_length: int
     ) -> bart_eqx.DecoderCache:
-        states = encoder_outputs.last_hidden_state
-        return self.decoder.init_cache(states.shape[:-2], max_length, states, encoder_attention_mask)
+        states, table = encoder_outputs.last_hidden_state, self.decoder.embed_tokens
+        assert table is not None
+        return self.decoder.init_cache(table, states.shape[:-2], max_length, states, encoder_attention_mask)
 
     def decode(
         self,
@@ -334,10 +335,10 @@ def test_another_model_generates(options: dict[str, Any]) -> None:
     keys = jax.random.split(jax.random.key(0), 3)
     table = Embedding(CONFIG.vocab_size, 32, init_std=1.0, key=keys[0])
     model = Listener(
-        BartDecoder.from_config(CONFIG, embed_tokens=table, key=keys[1]),
-        Linear(10, 32, init_std=1.0, key=keys[2]),
-        CONFIG,
-        bart_eqx.GenerationConfig.from_model_config(CONFIG),
+        config=CONFIG,
+        generation_config=bart_eqx.GenerationConfig.from_model_config(CONFIG),
+        decoder=BartDecoder.from_config(CONFIG, embed_tokens=table, key=keys[1]),
+        columns=Linear(10, 32, init_std=1.0, key=keys[2]),
     )
     features = np.random.default_rng(0).standard_normal((2, 6, 5)).astype(np.float32)
     result = bart_eqx.generate(model, features, max_length=7, **options)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..generation_config import GenerationConfig
 from ..model.language_model import AbstractCausalLM
-from ..typing import Array
+from ..typing import Array, HostArray
 from .checks import (
     Semantics,
     check_arguments,

@@ -203,9 +203,10 @@ def init_cache(model: AbstractLanguageModel, inputs: ModelInputs, slots: int) ->
     if states is None and isinstance(model, AbstractSeq2SeqLM):
         assert inputs.input_ids is not None
         encode = lambda ids, mask: model.encode(ids, mask).last_hidden_state
-        states = (
-            row_by_row(encode, inputs.input_ids, mask) if model.source_ndim == 1 else encode(inputs.input_ids, mask)
-        )
+        if model.source_ndim == 1:
+            states = row_by_row(encode, inputs.input_ids, mask)
+        else:  # of features, only the model knows which axis can be cut
+            states = encode(inputs.input_ids, mask)
     if batch == 1:
         states, mask = jax.tree.map(lambda x: x[0], (states, mask))
     if isinstance(model, AbstractCausalLM):

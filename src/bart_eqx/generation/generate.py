@@ -90,8 +90,8 @@ def generate(
     announces every compilation.
 
     Args:
-        model: Any `BartForConditionalGeneration` or `BartForCausalLM`.
-        input_ids: The source, as token ids, or as features for a model whose `source_ndim` is 2; for a decoder alone the
+        model: A `BartForConditionalGeneration`, a `BartForCausalLM`, or any other `AbstractLanguageModel`.
+        input_ids: The source: token ids, or features for a model whose `source_ndim` is 2. For a decoder alone, the
             prompt, by default `bos_token_id`.
         attention_mask: Zero, or False, at padding of `input_ids`. By default, as in transformers' PyTorch, every
             `pad_token_id` is padding (unless it also ends sequences).

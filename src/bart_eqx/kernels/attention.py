@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, PRNGKeyArray
 
 from ..typing import Array
-from .platforms import by_platform, has_one_cpu
+from .platforms import by_rows
 from .rows import in_turn
 
 
@@ -27,14 +27,13 @@ def attention(
     *,
     key: PRNGKeyArray | None,
 ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
-    """`dropout(weights) @ values` and `weights = softmax(where(mask, queries @ keys, lowest))`.
+    """`dropout(weights) @ values` and `weights = softmax(where(mask, queries @ keys, finfo.min))`.
 
-    The softmax is computed in at least float32. `mask` is True where attention is allowed, `None` allows all. A query
-    that may attend to nothing attends to every key alike: the fill is finite, as in the reference. On CPU, scores too
-    large for the processor's cache are computed for one row of the batch at a time.
+    Queries come scaled. The softmax is computed in at least float32. `mask` is True where attention is allowed, `None`
+    allows all. A query that may attend to nothing attends to every key alike: the fill is finite, as in the reference.
+    On CPU, scores too large for the processor's cache are computed for one row of the batch at a time.
 
-    A GPU has its place here: as `cuda=` beside `cpu=` below, where `weights` are not used. None is chosen until one was
-    measured; `benchmarks/` times cuDNN's on a machine that has it.
+    A GPU kernel would be `cuda=` beside `cpu=` below. None was measured yet; `benchmarks/` times cuDNN's.
     """
     if not (dropout.inference or dropout.p == 0):
         return _attention(queries, keys, values, mask, dropout, key)
@@ -45,15 +44,15 @@ def attention(
     if not all(isinstance(size, int) for size in sizes):  # symbolic, in `jax.export`
         return whole(*arrays)
     row_bytes = math.prod(sizes[len(batch) :]) * jnp.dtype(np.promote_types(queries.dtype, np.float32)).itemsize
-    if row_bytes < LARGE_SCORES or math.prod(batch) == 1 or not has_one_cpu():
+    if row_bytes < LARGE_SCORES or math.prod(batch) == 1:
         return whole(*arrays)
 
-    def row_by_row(queries: Array, keys: Array, values: Array, mask: Array | None) -> tuple[Array, Array]:
+    def one_row_at_a_time(queries: Array, keys: Array, values: Array, mask: Array | None) -> tuple[Array, Array]:
         if mask is not None:
             mask = jnp.broadcast_to(mask, (*batch, *mask.shape[-3:]))
         return in_turn(lambda row: whole(*row), (queries, keys, values, mask), tuple(batch), rows=1)
 
-    return by_platform(whole, *arrays, cpu=row_by_row)
+    return by_rows(whole, *arrays, cpu=one_row_at_a_time)
 
 
 @jax.named_scope("bart_eqx.attention")

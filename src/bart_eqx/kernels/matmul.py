@@ -16,6 +16,7 @@ from .platforms import by_platform
 FEW_ROWS = 64
 
 
+# Compiled on their own where they are called without `jax.jit`; part of the program inside of it.
 @partial(jax.jit, inline=True)
 def matmul(x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_dim"]) -> Float[Array, "*batch out_dim"]:
     """`x @ weight.T`, summed in at least float32 and returned in the dtype of `x`."""
@@ -29,8 +30,9 @@ def int8_matmul(
 ) -> Float[Array, "*batch out_dim"]:
     """`x @ (weight_scale[:, None] * weight).T`, with each row of `x` rounded to int8 as well.
 
-    The integers are summed exactly, in int32. Rounding has no derivative of its own: the derivative is that of the
-    product before `x` was rounded (a straight-through estimator, arXiv:1308.3432).
+    The integers are summed exactly, in int32. `plain()` rounds as well: this is what int8 weights compute. Rounding has
+    no derivative of its own: the first derivative is that of the product before `x` was rounded (a straight-through
+    estimator, arXiv:1308.3432).
     """
     wide = np.promote_types(x.dtype, np.float32)
     product = _int8_matmul(x.reshape(-1, x.shape[-1]).astype(wide), weight, weight_scale.astype(wide))
@@ -60,15 +62,17 @@ def _unscaled_int8_matmul(
 
 
 def quantize_rows(x: Float[Array, "rows dim"]) -> tuple[Int8[Array, "rows dim"], Float[Array, " rows"]]:
-    """Integers from -127 to 127 and the scale of each row, in the dtype of `x`: `x` is nearly `scale[:, None] * q`.
+    """`round(x / scale[:, None])`, from -127 to 127, and `scale`, in the dtype of `x`.
 
-    A row that holds NaN or an infinity has the scale NaN.
+    The scale is that of the row's largest number, `max(abs(x)) / 127`; a row that holds NaN or an infinity has the
+    scale NaN.
     """
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     largest = jnp.max(jnp.abs(wide), axis=-1, keepdims=True)
-    # XLA's maximum on CPU leaves NaN out where there are many rows (jaxlib 0.10.2); its sum does not.
-    largest += 0 * jnp.sum(wide, axis=-1, keepdims=True)
-    scale = (largest / 127).astype(x.dtype)  # rounded first, so that the integers make up for its rounding
+    # XLA's maximum on CPU leaves NaN out where there are many rows (jaxlib 0.10.2). Their mean does not, nor overflow.
+    largest += 0 * jnp.sum(wide * (1 / x.shape[-1]), axis=-1, keepdims=True)
+    # Rounded before the integers, which are relative to the rounded scale.
+    scale = (largest / 127).astype(x.dtype)
     scale = jnp.where(scale == 0, jnp.ones_like(scale), scale)
     integers = jnp.round(wide / scale.astype(wide.dtype))
     if x.dtype != wide.dtype:  # a scale that was rounded down may leave more than 127 steps

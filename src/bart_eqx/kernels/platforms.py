@@ -1,4 +1,4 @@
-"""The only question about the platform, and the switch that turns every kernel off."""
+"""The questions about the platform, and the switch that turns every kernel off."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,7 +12,7 @@ _plain = jax.make_user_context(False)
 
 
 def plain() -> AbstractContextManager[None]:
-    """A context in which no kernel is used: every product, write and search is the line that its docstring shows.
+    """A context in which no kernel is used: every function runs its reference implementation.
 
     For debugging, and for measuring what the kernels bring. What was compiled outside the context is compiled again.
     """
@@ -33,6 +33,11 @@ def by_platform(reference: Callable[..., Any], *args: Any, **kernels: Callable[.
     return jax.lax.platform_dependent(*args, default=reference, **kernels)
 
 
-def has_one_cpu() -> bool:
-    """Whether a CPU's work is on one device. A loop over rows that are spread over several would gather them all."""
-    return jax.device_count("cpu") == 1
+def by_rows(reference: Callable[..., Any], *args: Any, cpu: Callable[..., Any]) -> Any:
+    """`reference(*args)`, and `cpu(*args)` on a CPU that is one device: with several, a loop over rows that are sharded
+    would gather them all."""
+    try:
+        one_cpu = jax.device_count("cpu") == 1
+    except RuntimeError:  # JAX_PLATFORMS leaves the CPU out
+        one_cpu = False
+    return by_platform(reference, *args, cpu=cpu) if one_cpu else reference(*args)

@@ -10,32 +10,33 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer, PyTree
 
 from ..typing import Array
-from .platforms import by_platform, has_one_cpu
+from .platforms import by_rows
 
 
-# `in_parts`: batches of this many tokens are cut, into parts whose states take this many bytes.
+# Measurements are in `docs/performance.md`. `in_parts` cuts batches of this many tokens, into parts whose states take
+# this many bytes.
 MANY_TOKENS, PART_BYTES = 4096, 3 << 19
-# `row_by_row`: a row is computed at the first of these parts of the batch's width that holds its last token. Rows of
-# fewer tokens than `LONG` do not keep every core busy alone. (Measurements of both in `docs/performance.md`.)
-WIDTHS, LONG = (4, 2, 1), 128
+# `row_by_row` encodes a row at a quarter, half or all of the batch's width. Rows of fewer tokens than `LONG` do not
+# keep every core busy alone.
+WIDTH_DIVISORS, LONG = (4, 2, 1), 128
 
 
 def in_turn(
     function: Callable[[Any], PyTree[Array]], arrays: PyTree[Array], batch: tuple[int, ...], *, rows: int
 ) -> Any:
-    """`function(arrays)`, `rows` rows of the batch at a time, and what is left at the end.
+    """`function(arrays)`, applied to `rows` rows of the batch at a time, and to the rest at the end.
 
-    Every array is `[*batch, ...]`, and `function` is given `[rows, ...]`; it computes each row independently of the
-    others. (`jax.lax.map` with a `batch_size` would map over the rows of a part, and `function` could not see that
+    Every array is `[*batch, ...]`; `function` takes and returns `[rows, ...]`, and computes each row independently of
+    the others. (`jax.lax.map` with a `batch_size` would map over the rows of a part, and `function` could not see that
     there are several.)
     """
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[len(batch) :]), arrays)
     count = math.prod(batch)
-    whole = count - count % rows
-    groups = jax.tree.map(lambda x: x[:whole].reshape(-1, rows, *x.shape[1:]), flat)
-    outputs = jax.tree.map(lambda y: y.reshape(whole, *y.shape[2:]), jax.lax.map(function, groups))
-    if whole < count:
-        rest = function(jax.tree.map(lambda x: x[whole:], flat))
+    grouped = count - count % rows
+    groups = jax.tree.map(lambda x: x[:grouped].reshape(-1, rows, *x.shape[1:]), flat)
+    outputs = jax.tree.map(lambda y: y.reshape(grouped, *y.shape[2:]), jax.lax.map(function, groups))
+    if grouped < count:
+        rest = function(jax.tree.map(lambda x: x[grouped:], flat))
         outputs = jax.tree.map(lambda *parts: jnp.concatenate(parts), outputs, rest)
     return jax.tree.map(lambda y: y.reshape(*batch, *y.shape[1:]), outputs)
 
@@ -52,19 +53,19 @@ def in_parts(
     if not all(isinstance(size, int) for size in (*batch, seq)):  # symbolic, in `jax.export`
         return function(x, *others)
     count = math.prod(batch)
-    if count == 1 or count * seq < MANY_TOKENS or not has_one_cpu():
+    if count == 1 or count * seq < MANY_TOKENS:
         return function(x, *others)
     rows = math.ceil(count / math.ceil(x.nbytes / PART_BYTES))
-    return _in_parts(function, (x, *others), tuple(batch), rows)
+    return _cut(function, (x, *others), tuple(batch), rows)
 
 
 @eqx.filter_jit
-def _in_parts(
+def _cut(
     function: Callable[..., PyTree[Array]], arrays: tuple[PyTree[Array], ...], batch: tuple[int, ...], rows: int
 ) -> PyTree[Array]:
-    whole = lambda *arrays: function(*arrays)
-    in_parts = lambda *arrays: in_turn(lambda part: function(*part), arrays, batch, rows=rows)
-    return by_platform(whole, *arrays, cpu=in_parts)
+    together = lambda *arrays: function(*arrays)
+    parts_in_turn = lambda *arrays: in_turn(lambda part: function(*part), arrays, batch, rows=rows)
+    return by_rows(together, *arrays, cpu=parts_in_turn)
 
 
 def row_by_row(
@@ -72,20 +73,21 @@ def row_by_row(
     input_ids: Integer[Array, "batch src"],
     attention_mask: Bool[Array, "batch src"] | None,
 ) -> Float[Array, "batch src dim"]:
-    """`encode(input_ids, attention_mask)`, except at padding, where some states are zeros.
+    """`encode(input_ids, attention_mask)` at tokens; at padding behind them some states are zeros.
 
-    On one CPU each row is encoded alone, at a quarter, half or all of the width, as its last token demands: a short row
-    costs what it has. Rows too short to keep every core busy are encoded together.
+    `encode` returns one state for each token, independent of other rows and of padding. On one CPU each row is encoded
+    alone, at a quarter, half or all of the width, whichever holds its last token: a short row costs what it has. Rows
+    too short to keep every core busy are encoded together.
     """
     batch, src = input_ids.shape
     if not isinstance(src, int) or not isinstance(batch, int):  # symbolic, in `jax.export`
         return encode(input_ids, attention_mask)
-    if batch == 1 or src < LONG or not has_one_cpu():
+    if batch == 1 or src < LONG:
         return encode(input_ids, attention_mask)
     if attention_mask is None:
         each = lambda ids: jax.lax.map(lambda row: encode(row, None), ids)
-        return by_platform(lambda ids: encode(ids, None), input_ids, cpu=each)
-    widths = [-(-src // part) for part in WIDTHS]
+        return by_rows(lambda ids: encode(ids, None), input_ids, cpu=each)
+    widths = [-(-src // divisor) for divisor in WIDTH_DIVISORS]
 
     def at_width(width: int) -> Callable[[Array, Array], Array]:
         def encode_row(ids: Integer[Array, " src"], mask: Bool[Array, " src"]) -> Float[Array, "src dim"]:
@@ -94,9 +96,11 @@ def row_by_row(
         return encode_row
 
     def each_at_its_width(ids: Array, mask: Array) -> Array:
-        ends = jnp.max(jnp.where(mask, jnp.arange(1, src + 1), 0), axis=-1)
+        lengths = jnp.max(jnp.where(mask, jnp.arange(1, src + 1), 0), axis=-1)
+        # A row without a token has the states of padding, all of which its queries attend to.
+        ends = jnp.where(lengths == 0, src, lengths)
         which = jnp.searchsorted(jnp.asarray(widths), ends)
         branches = [at_width(width) for width in widths]
         return jax.lax.map(lambda row: jax.lax.switch(row[0], branches, row[1], row[2]), (which, ids, mask))
 
-    return by_platform(encode, input_ids, attention_mask, cpu=each_at_its_width)
+    return by_rows(encode, input_ids, attention_mask, cpu=each_at_its_width)

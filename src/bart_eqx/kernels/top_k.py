@@ -12,10 +12,10 @@ from .platforms import by_platform
 
 @partial(jax.jit, static_argnums=1, inline=True)
 def top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array, "*rows k"], Integer[Array, "*rows k"]]:
-    """`jax.lax.top_k(scores, k)`, the order of equal scores included.
+    """`jax.lax.top_k(scores, k)`, the order of equal scores included; NaN is as large as infinity.
 
-    On CPU that is a serial sort, of all scores where it stands in a loop. There, long rows are cut into chunks: the `k`
-    largest stand in the `k` chunks with the largest maxima, and maxima are found in parallel.
+    On CPU XLA sorts, serially, and inside a loop it sorts all scores. There, long rows are cut into chunks: the `k`
+    largest are in the `k` chunks with the largest maxima, and maxima are found in parallel.
     """
     *rows, n = scores.shape
     # A divisor of `n` where there is one: padding to a multiple would copy all scores.

@@ -1,6 +1,6 @@
 """Multi-head attention, in two halves: projecting keys and values, and attending to them.
 
-Where keys and values come from is no business of attention's. The same class therefore serves the encoder, the causal
+Attention does not know where its keys and values come from. The same class therefore serves the encoder, the causal
 decoder and cross attention, with a cache or without one, and has no flag for any of them.
 """
 
@@ -25,10 +25,10 @@ class AbstractAttention(eqx.Module):
     last, both products of a decoding step read memory in order, for one query as for the beams of a source
     (measurements in `docs/design.md`).
 
-    Positions are those of the tokens, not of their slots in a cache: a padded prompt counts from its first token, and
-    the beams of a source, whose slots lie side by side, have the positions of their sequences. Rotary positions, ALiBi,
-    relative biases and windows need nothing else. `BartAttention` ignores them. In cross attention the queries have the
-    positions of target tokens, and the keys those of source tokens.
+    Positions are those of the tokens, not of their slots in a cache. Padding is not counted, and all beams at one step
+    have the same position, though their slots differ. Rotary positions, ALiBi, relative biases and windows need nothing
+    else; `BartAttention` ignores them. In cross attention the queries have the positions of target tokens, and the keys
+    those of source tokens.
     """
 
     @abc.abstractmethod
@@ -101,7 +101,7 @@ class BartAttention(AbstractAttention):
         self.dropout = eqx.nn.Dropout(dropout, inference=True)
         self.num_heads = num_heads
 
-    def _split_heads(self, x: Float[Array, "*batch seq dim"]) -> Float[Array, "*batch {self.num_heads} seq head_dim"]:
+    def split_heads(self, x: Float[Array, "*batch seq dim"]) -> Float[Array, "*batch {self.num_heads} seq head_dim"]:
         *batch, seq, dim = x.shape
         return jnp.swapaxes(x.reshape(*batch, seq, self.num_heads, dim // self.num_heads), -2, -3)
 
@@ -109,8 +109,8 @@ class BartAttention(AbstractAttention):
     def project_kv(
         self, source: Float[Array, "*batch kv dim"], positions: Integer[Array, "*batch kv"]
     ) -> tuple[Float[Array, "*batch heads head_dim kv"], Float[Array, "*batch heads kv head_dim"]]:
-        keys = self._split_heads(self.k_proj(source))
-        return jnp.swapaxes(keys, -1, -2), self._split_heads(self.v_proj(source))
+        keys = self.split_heads(self.k_proj(source))
+        return jnp.swapaxes(keys, -1, -2), self.split_heads(self.v_proj(source))
 
     @jax.named_scope("bart_eqx.attend")
     def attend(
@@ -124,17 +124,16 @@ class BartAttention(AbstractAttention):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"]]:
-        queries = self._split_heads(self.q_proj(x)) * (keys.shape[-2] ** -0.5)
+        head_dim = keys.shape[-2]
+        queries = self.split_heads(self.q_proj(x)) * head_dim**-0.5
         context, weights = dot_product_attention(queries, keys, values, mask, self.dropout, key=key)
         return self.out_proj(jnp.swapaxes(context, -2, -3).reshape(x.shape)), weights
-
-
-# The two halves as layers call them. They are checked here whether or not the class of `attention` has annotations.
 
 
 def project_kv(
     attention: AbstractAttention, source: Float[Array, "*batch kv dim"], positions: Integer[Array, "*batch kv"]
 ) -> tuple[Float[Array, "*batch kv_heads head_dim kv"], Float[Array, "*batch kv_heads kv head_dim"]]:
+    """`attention.project_kv`, as layers call it: shapes are checked also where its class has no annotations."""
     return attention.project_kv(source, positions)
 
 
@@ -149,4 +148,5 @@ def attend(
     *,
     key: PRNGKeyArray | None,
 ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"] | None]:
+    """`attention.attend`, as layers call it: shapes are checked also where its class has no annotations."""
     return attention.attend(x, keys, values, mask, query_positions, key_positions, key=key)

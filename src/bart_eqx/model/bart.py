@@ -30,8 +30,8 @@ class BartModel(eqx.Module):
     """
 
     shared: AbstractEmbedding
-    """The table of token embeddings. A side of the model with `embed_tokens` of its own reads those instead: so
-    transformers 5 saves models of `tie_word_embeddings=False`."""
+    """The table of token embeddings. An encoder or decoder with its own `embed_tokens` uses that. Untied models saved
+    by transformers 5 have them."""
     encoder: BartEncoder
     decoder: BartDecoder
     config: BartConfig = eqx.field(static=True)
@@ -50,6 +50,10 @@ class BartModel(eqx.Module):
         self.encoder = BartEncoder.from_config(config, dtype=dtype, key=encoder_key)
         self.decoder = BartDecoder.from_config(config, dtype=dtype, key=decoder_key)
         self.config = config
+
+    @property
+    def _decoder_table(self) -> AbstractEmbedding:
+        return self.shared if self.decoder.embed_tokens is None else self.decoder.embed_tokens
 
     def encode(
         self,
@@ -73,7 +77,7 @@ class BartModel(eqx.Module):
 
         Raises:
             ValueError: if there are more tokens than positions, or an id is outside its table. Ids and positions are
-                checked outside `jax.jit` only; inside it such a token becomes NaN.
+                checked outside `jax.jit` only; inside it such a token makes the outputs NaN.
         """
         input_ids = check_token_ids("input_ids", input_ids, self.config.vocab_size)
         table = self.shared if self.encoder.embed_tokens is None else self.encoder.embed_tokens
@@ -106,7 +110,14 @@ class BartModel(eqx.Module):
             ValueError: if `max_length` is more than `config.max_position_embeddings`.
         """
         states = encoder_outputs.last_hidden_state
-        return self.decoder.init_cache(states.shape[:-2], max_length, states, encoder_attention_mask)
+        return self.decoder.init_cache(
+            self._decoder_table,
+            states.shape[:-2],
+            max_length,
+            states,
+            encoder_attention_mask,
+            encoder_outputs.position_ids,
+        )
 
     @overload
     def decode(
@@ -184,9 +195,8 @@ class BartModel(eqx.Module):
                 f"{'None' if encoder_outputs is None else 'given'}, encoder_attention_mask="
                 f"{'None' if encoder_attention_mask is None else 'given'}."
             )
-        table = self.shared if self.decoder.embed_tokens is None else self.decoder.embed_tokens
         output, extended = self.decoder(
-            table(decoder_input_ids),
+            self._decoder_table(decoder_input_ids),
             past,
             decoder_attention_mask,
             decoder_position_ids,

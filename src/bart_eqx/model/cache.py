@@ -25,7 +25,7 @@ class KVCache(eqx.Module):
         """The cache with `new` tokens from slot `start` on, in the cache's dtype. The caller ensures that they fit."""
         keys, values = keys.astype(self.keys.dtype), values.astype(self.values.dtype)
         if keys.shape == self.keys.shape:
-            return KVCache(keys, values)  # a whole sequence replaces the cache, without a copy
+            return KVCache(keys, values)  # `start` can only be 0: a whole sequence replaces the cache, without a copy
         return KVCache(write_slots(self.keys, keys, start, axis=-1), write_slots(self.values, values, start, axis=-2))
 
 
@@ -40,7 +40,7 @@ class DecoderCache(eqx.Module):
     cross_attn: tuple[KVCache, ...] | None
     """One per layer, computed once from the source by `init_cache`; `None` for a decoder without an encoder."""
     attention_mask: Bool[Array, "*batch max_len"]
-    """Which slots may be attended to, once they are taken. False where a prefix was padded."""
+    """False at padding. Slots that are not written yet are hidden by the causal mask."""
     positions: Integer[Array, "*batch max_len"]
     """The position of the token in each slot."""
     encoder_attention_mask: Bool[Array, "*batch src"] | None
@@ -54,7 +54,7 @@ class DecoderCache(eqx.Module):
         return self.attention_mask.shape[-1]
 
     def with_room(self, max_length: int) -> "DecoderCache":
-        """The same with `max_length` slots, which may be more than the model has positions: beams share positions."""
+        """The same with `max_length` slots. These may exceed the position table: beams occupy slots at one position."""
         extra = max_length - self.max_length
         if extra == 0:
             return self
@@ -74,8 +74,10 @@ class DecoderCache(eqx.Module):
     def check_fits(self, new: int) -> None:
         """
         Raises:
-            ValueError: if `new` tokens do not fit, as far as `position` can be seen.
+            ValueError: if there are no `new` tokens; or if they do not fit, as far as `position` can be seen.
         """
+        if isinstance(new, int) and new == 0:
+            raise ValueError("There are no new tokens to decode. Got 0: give at least one.")
         if not isinstance(new, int) or not isinstance(self.max_length, int):
             return  # symbolic, in `jax.export`
         taken = int(self.position) if is_known(self.position) else 0
@@ -88,7 +90,7 @@ class DecoderCache(eqx.Module):
     def mask_with(
         self, new: int, attention_mask: Bool[Array, "*batch mask_len"] | None
     ) -> Bool[Array, "*batch max_len"]:
-        """The mask of all slots, given the mask of the `new` tokens to come, or of every slot.
+        """The mask of all slots, after a mask of the `new` tokens; a mask of every slot replaces it.
 
         Raises:
             ValueError: if the mask has another length.

@@ -38,7 +38,7 @@ class BartForCausalLM(AbstractCausalLM):
     """`None` where the head is tied: it then reads `model.decoder.embed_tokens`, the one copy of the embedding."""
     config: BartConfig = eqx.field(static=True)
     generation_config: GenerationConfig
-    """A leaf of the PyTree, as activation functions are in Equinox: `eqx.tree_at` replaces it."""
+    """A leaf of the PyTree that is not an array, as a function in `equinox.nn.MLP` is: `eqx.tree_at` replaces it."""
 
     def __init__(
         self,
@@ -89,7 +89,9 @@ class BartForCausalLM(AbstractCausalLM):
             ValueError: if `max_length` is more than `config.max_position_embeddings`.
         """
         batch = () if batch_size is None else (batch_size,)
-        return self.model.decoder.init_cache(batch, max_length, encoder_hidden_states, encoder_attention_mask)
+        return self.model.decoder.init_cache(
+            self.embed_tokens, batch, max_length, encoder_hidden_states, encoder_attention_mask
+        )
 
     def decode(
         self,
@@ -183,7 +185,9 @@ class BartForCausalLM(AbstractCausalLM):
         *batch, new = input_ids.shape
         decoder = self.model.decoder
         if cache is None:
-            past = decoder.init_cache(tuple(batch), new, encoder_hidden_states, encoder_attention_mask)
+            past = decoder.init_cache(
+                self.embed_tokens, tuple(batch), new, encoder_hidden_states, encoder_attention_mask
+            )
         else:
             past = cache
         decoded, extended = decoder(

@@ -1,8 +1,7 @@
-"""Checks of values, where values can be seen.
+"""Checks of values. Under `jax.jit` they are unknown, so a bad one becomes NaN.
 
-Outside `jax.jit` an id that does not exist is an error. Inside it values are not known while the program is built, and
-such an id becomes NaN instead of the neighbour that JAX's clamping would silently give. `BART_EQX_ERROR_IF=1` turns
-those NaNs into errors too, at the price of a host callback in every call.
+NaN, and not the neighbour that JAX's clamping would silently give. `BART_EQX_ERROR_IF=1` turns those NaNs into errors
+too, at the price of a host callback in every call; it is read when a function is traced.
 """
 
 import os

@@ -34,7 +34,7 @@ class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
     final_logits_bias: Float[Array, "1 vocab"]
     """Never trained, as in the reference: it stands behind a `stop_gradient`."""
     generation_config: GenerationConfig
-    """A leaf of the PyTree, as activation functions are in Equinox: `eqx.tree_at` replaces it."""
+    """A leaf of the PyTree that is not an array, as a function in `equinox.nn.MLP` is: `eqx.tree_at` replaces it."""
     source_ndim: ClassVar[int] = 1
 
     def __init__(

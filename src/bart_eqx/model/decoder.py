@@ -1,7 +1,7 @@
 """The decoder: the embeddings of target tokens to one state for each, reading and extending a cache.
 
-There is one path. A step, a chunk, a prefix and a whole sequence differ only in how many tokens come in and how many
-slots the cache has; teacher forcing is a single chunk into a cache of exactly its length.
+Every call takes the same path: new tokens are written into a cache and attend to it. A step, a chunk, a prefix and a
+whole target differ only in the number of tokens; for teacher forcing a cache of exactly the target's length is made.
 """
 
 import abc
@@ -31,8 +31,8 @@ class AbstractDecoderLayer(eqx.Module):
     """Interface for replacing a `BartDecoderLayer`: by a wrapper, or by a layer of another kind."""
 
     @abc.abstractmethod
-    def empty_past(self, batch: tuple[int, ...], max_length: int, dtype: DTypeLike) -> KVCache:
-        """A cache for `max_length` tokens of self-attention in each of `batch` rows, in `dtype`, without a token."""
+    def empty_past(self, states: jax.ShapeDtypeStruct) -> KVCache:
+        """An empty cache of self-attention for `states`, `[*batch, max_len, dim]`: their shape and dtype alone."""
 
     @abc.abstractmethod
     def project_source(
@@ -122,12 +122,10 @@ class BartDecoderLayer(AbstractDecoderLayer):
         self.activation_dropout = eqx.nn.Dropout(config.activation_dropout, inference=True)
         self.activation_fn = ACTIVATION_FUNCTIONS[config.activation_function]
 
-    def empty_past(self, batch: tuple[int, ...], max_length: int, dtype: DTypeLike) -> KVCache:
-        dim = self.self_attn_layer_norm.weight.shape[0]
-        tokens = jax.ShapeDtypeStruct((*batch, max_length, dim), dtype)
-        positions = jax.ShapeDtypeStruct((*batch, max_length), jnp.int32)
-        # The attention itself knows the shapes: one that shares keys between heads has others.
-        keys, values = eqx.filter_eval_shape(project_kv, self.self_attn, tokens, positions)
+    def empty_past(self, states: jax.ShapeDtypeStruct) -> KVCache:
+        positions = jax.ShapeDtypeStruct(states.shape[:-1], jnp.int32)
+        # Ask the attention: with grouped queries it has fewer heads of keys.
+        keys, values = eqx.filter_eval_shape(project_kv, self.self_attn, states, positions)
         # Each buffer is an allocation of its own, so that the cache can be donated.
         return KVCache(jnp.zeros(keys.shape, keys.dtype), jnp.zeros(values.shape, values.dtype))
 
@@ -211,7 +209,7 @@ class BartDecoder(eqx.Module):
     """
 
     embed_tokens: AbstractEmbedding | None
-    """The target's own token table, as of a decoder that stands alone; `None` where that is `BartModel.shared`."""
+    """The target's own token table, for example in `BartForCausalLM`; `None` where that is `BartModel.shared`."""
     embed_positions: LearnedPositionalEmbedding | None
     """`None` where positions are left to attention."""
     layernorm_embedding: Callable[[Array], Array]
@@ -251,18 +249,29 @@ class BartDecoder(eqx.Module):
 
     def init_cache(
         self,
+        embed_tokens: AbstractEmbedding,
         batch: tuple[int, ...],
         max_length: int,
-        encoder_hidden_states: Float[Array, "*batch src dim"] | None,
-        encoder_attention_mask: Mask[HostArray, "*batch src"] | None,
+        encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
+        encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
+        encoder_position_ids: Integer[Array, "*batch src"] | None = None,
     ) -> DecoderCache:
         """An empty cache for `max_length` tokens, over a source whose keys and values are projected here, once.
+
+        Args:
+            embed_tokens: The table of the tokens to come: `self.embed_tokens`, or the model's.
+            batch: The batch axes.
+            max_length: The number of slots.
+            encoder_hidden_states: The source; `None` for a decoder without an encoder.
+            encoder_attention_mask: Zero, or False, at source padding.
+            encoder_position_ids: The positions of the source's tokens, by default 0, 1, 2, ...
 
         Raises:
             ValueError: if `max_length` is less than 1, or more than there are positions.
         """
         positions = None if self.embed_positions is None else self.embed_positions.num_positions
-        if isinstance(max_length, int) and not 1 <= max_length <= (positions or max_length):
+        too_long = positions is not None and isinstance(max_length, int) and max_length > positions
+        if too_long or (isinstance(max_length, int) and max_length < 1):
             raise ValueError(
                 f"A cache holds at least one token and at most max_position_embeddings={positions}. Got "
                 f"max_length={max_length}: shorten the decoder's input, or `max_length`."
@@ -270,13 +279,18 @@ class BartDecoder(eqx.Module):
         encoder_positions, cross_attn = None, None
         if encoder_hidden_states is not None:
             src = encoder_hidden_states.shape[-2]
-            encoder_positions = jnp.broadcast_to(jnp.arange(src, dtype=jnp.int32), (*batch, src))
+            encoder_positions = (
+                jnp.arange(src, dtype=jnp.int32) if encoder_position_ids is None else encoder_position_ids
+            )
+            encoder_positions = jnp.broadcast_to(encoder_positions, (*batch, src))
             cross_attn = tuple(layer.project_source(encoder_hidden_states, encoder_positions) for layer in self.layers)
-        # Where parameters differ in dtype, states have the widest: so has the cache.
-        dtypes = [leaf.dtype for leaf in jax.tree.leaves(eqx.filter(self, eqx.is_inexact_array))]
-        dtype = max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
+        embedded = eqx.filter_eval_shape(embed_tokens, jax.ShapeDtypeStruct((*batch, max_length), jnp.int32))
+        # Where dtypes differ, states have at most the widest: a cache in it loses nothing.
+        parameters = jax.tree.leaves(eqx.filter(self, eqx.is_inexact_array))
+        dtype = max((x.dtype for x in (embedded, *parameters)), key=lambda dtype: jnp.finfo(dtype).bits)
+        states = jax.ShapeDtypeStruct(embedded.shape, dtype)
         return DecoderCache(
-            self_attn=tuple(layer.empty_past(batch, max_length, dtype) for layer in self.layers),
+            self_attn=tuple(layer.empty_past(states) for layer in self.layers),
             cross_attn=cross_attn,
             attention_mask=jnp.ones((*batch, max_length), bool),
             positions=jnp.zeros((*batch, max_length), jnp.int32),
@@ -347,7 +361,8 @@ class BartDecoder(eqx.Module):
         layer_keys = [None] * len(self.layers) if layers_key is None else jr.split(layers_key, len(self.layers))
         for layer, past, source, layer_key in zip(self.layers, cache.self_attn, sources, layer_keys, strict=True):
             inside_key, drop_key = (None, None) if layer_key is None else jr.split(layer_key)
-            hidden_states.append(x)
+            if output_hidden_states:
+                hidden_states.append(x)
             y, past, self_weights, cross_weights = run_decoder_layer(
                 layer,
                 x,
@@ -362,8 +377,9 @@ class BartDecoder(eqx.Module):
                 key=inside_key,
             )
             x = self.layerdrop(y, x, key=drop_key)
-            attentions.append(self_weights)
-            cross_attentions.append(cross_weights)
+            if output_attentions:
+                attentions.append(self_weights)
+                cross_attentions.append(cross_weights)
             pasts.append(past)
         x = self.layer_norm(x)
 

@@ -53,7 +53,7 @@ class LearnedPositionalEmbedding(eqx.Module):
     """A vector for each position; position `p` is row `p + offset` of the table.
 
     BART's `offset` is 2: fairseq numbered positions from its padding id + 1, and the checkpoints keep those two rows.
-    Positions -2 and -1 therefore exist; they arise left of a left-padded sequence and are never attended to.
+    Positions -2 and -1 therefore exist; a left-padded sequence may use them for its padding.
     """
 
     weight: Float[Array, "rows dim"]

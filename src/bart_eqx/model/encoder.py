@@ -1,6 +1,7 @@
 """The encoder: the embeddings of source tokens to one state for each."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -33,7 +34,10 @@ class AbstractEncoderLayer(eqx.Module):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch src dim"], Float[Array, "*batch heads src src"] | None]:
-        """The states after this layer, and the attention weights, or `None`. `mask` is True at tokens."""
+        """The states after this layer, and the attention weights, or `None`. `mask` is True at tokens.
+
+        Each row of the batch is computed independently of the others: on CPU a few may be computed at a time.
+        """
 
 
 class BartEncoderLayer(AbstractEncoderLayer):
@@ -162,20 +166,22 @@ class BartEncoder(eqx.Module):
         *batch, src, _ = inputs_embeds.shape
         embed_key, layers_key = (None, None) if key is None else jr.split(key)
         x = inputs_embeds * self.embed_scale
+        positions = jnp.asarray(jnp.arange(src) if position_ids is None else position_ids, jnp.int32)
         if self.embed_positions is not None:
-            self.embed_positions.check_length(src)
-            x = x + self.embed_positions(jnp.arange(src) if position_ids is None else position_ids)
+            if position_ids is None:
+                self.embed_positions.check_length(src)
+            x = x + self.embed_positions(positions)
         x = self.dropout(self.layernorm_embedding(x), key=embed_key)
 
-        positions = jnp.arange(src) if position_ids is None else jnp.asarray(position_ids)
-        positions = jnp.broadcast_to(positions.astype(jnp.int32), (*batch, src))
+        mask, positions = padding_mask(attention_mask), jnp.broadcast_to(positions, (*batch, src))
         run_layers = eqx.Partial(
             self.run_layers, output_attentions=output_attentions, output_hidden_states=output_hidden_states
         )
-        mask = padding_mask(attention_mask)
         if layers_key is None:
-            return in_parts(run_layers, x, mask, positions)
-        return run_layers(x, mask, positions, key=layers_key)
+            output = in_parts(run_layers, x, mask, positions)
+        else:  # with a key, every part would draw the same dropout
+            output = run_layers(x, mask, positions, key=layers_key)
+        return dataclasses.replace(output, position_ids=None if position_ids is None else positions)
 
     def run_layers(
         self,
@@ -192,10 +198,12 @@ class BartEncoder(eqx.Module):
         layer_keys = [None] * len(self.layers) if key is None else jr.split(key, len(self.layers))
         for layer, layer_key in zip(self.layers, layer_keys, strict=True):
             inside_key, drop_key = (None, None) if layer_key is None else jr.split(layer_key)
-            hidden_states.append(x)
+            if output_hidden_states:
+                hidden_states.append(x)
             y, weights = run_encoder_layer(layer, x, mask, positions, key=inside_key)
             x = self.layerdrop(y, x, key=drop_key)
-            attentions.append(weights)
+            if output_attentions:
+                attentions.append(weights)
         x = self.layer_norm(x)
         return BaseModelOutput(
             last_hidden_state=x,

@@ -25,10 +25,9 @@ class LanguageModelConfig(Protocol):
 
 
 class AbstractLanguageModel(eqx.Module):
-    """A model that scores the next token, over a cache. Subclass one of the two below."""
+    """A model that predicts the next token, with a cache. Subclass one of the two below."""
 
-    config: eqx.AbstractVar[Any]
-    """A `LanguageModelConfig`."""
+    config: eqx.AbstractVar[LanguageModelConfig]
     generation_config: eqx.AbstractVar[GenerationConfig]
     """The settings of `generate`, where a call does not override them."""
 
@@ -63,7 +62,11 @@ class AbstractSeq2SeqLM(AbstractLanguageModel):
         input_ids: Shaped[HostArray, "*batch_and_source"],
         attention_mask: Mask[HostArray, "*batch src"] | None = None,
     ) -> BaseModelOutput:
-        """The states of the source: token ids `[*batch, src]`, or features `[*batch, rows, columns]`."""
+        """The states of the source: token ids `[*batch, src]`, or features `[*batch, rows, columns]`.
+
+        Of token ids there is one state for each, independent of other rows and of padding behind the tokens: rows may be
+        encoded alone, without their padding.
+        """
 
     @abc.abstractmethod
     def init_cache(

@@ -1,7 +1,7 @@
 """The parts of every layer: linear maps, layer norms, the feed-forward block, LayerDrop.
 
-All take any number of leading axes. `equinox.nn.Linear` takes none, and under `jax.vmap` costs two transposes and two
-copies a call on CPU; it also initialises uniformly where BART draws from a normal distribution.
+All take any number of leading axes. `equinox.nn.Linear` takes a single vector; `jax.vmap` over it costs two transposes
+and two copies a call on CPU. It also initialises uniformly, where BART draws from a normal distribution.
 """
 
 import abc
@@ -101,8 +101,8 @@ class LayerDrop(eqx.Module):
     """Skips whole layers in training, each with probability `p` (arXiv:1909.11556).
 
     Follows `equinox.nn.Dropout`: `inference` turns it off, and otherwise a missing `key` is an error. One draw serves
-    the whole call; for one per sequence, `jax.vmap` over keys. A skipped layer is still computed, so that its cache and
-    its attentions have their shapes: this is a regulariser here, and saves no time.
+    the whole call; for one per sequence, `jax.vmap` over keys. A skipped layer is still computed, so that shapes do not
+    depend on the draw: this is a regulariser here, and saves no time.
     """
 
     p: float

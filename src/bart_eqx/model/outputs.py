@@ -3,7 +3,7 @@
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from ..typing import Array
 
@@ -15,6 +15,8 @@ class BaseModelOutput(eqx.Module):
     hidden_states: tuple[Float[Array, "*batch src dim"], ...] | None = None
     """The embedded input, then the output of every layer: one more than there are layers."""
     attentions: tuple[Float[Array, "*batch heads src src"] | None, ...] | None = None
+    position_ids: Integer[Array, "*batch src"] | None = None
+    """The positions that `encode` was given, for cross attention that reads them; `None` for 0, 1, 2, ..."""
 
 
 class BaseModelOutputWithCrossAttentions(eqx.Module):

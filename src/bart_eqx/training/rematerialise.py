@@ -4,7 +4,6 @@ from typing import TypeVar
 
 import equinox as eqx
 import jax
-from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..model.cache import KVCache
@@ -38,8 +37,8 @@ class RematerialisedDecoderLayer(AbstractDecoderLayer):
 
     layer: AbstractDecoderLayer
 
-    def empty_past(self, batch: tuple[int, ...], max_length: int, dtype: DTypeLike) -> KVCache:
-        return self.layer.empty_past(batch, max_length, dtype)
+    def empty_past(self, states: jax.ShapeDtypeStruct) -> KVCache:
+        return self.layer.empty_past(states)
 
     def project_source(
         self, encoder_hidden_states: Float[Array, "*batch src dim"], positions: Integer[Array, "*batch src"]
