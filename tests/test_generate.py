@@ -544,10 +544,8 @@ STRICT: dict[str, dict[str, Any]] = SEARCHES | {
         for name in STRICT
     ],
 )
-def test_strict_promotion(model: Model, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strict_promotion(model: Model, search: str) -> None:
     """No search promotes a dtype implicitly; a length of its own, so that it is traced."""
-    as_boolean = lambda mask: jnp.asarray(mask).astype(bool)  # the model's own promotes
-    monkeypatch.setattr("bart_eqx.model.bart.as_boolean", as_boolean, raising=False)
     inputs = ragged_inputs(model.config)
     options: dict[str, Any] = STRICT[search] | FREE
     wanted = generate(model, inputs["input_ids"], inputs["attention_mask"], max_length=10, **options).sequences

@@ -101,7 +101,7 @@ class SearchResult(eqx.Module):
     lengths: Integer[Array, "batch found"]
     """Slots in use, with the padding in front of the prompt."""
     finite: Bool[Array, "batch found"]
-    """Whether every token of the sequence was chosen among scores among which one can choose."""
+    """Whether `can_choose` held for every token of the sequence, and none of them was barred."""
     scores: Float[Array, "batch found"] | None = None
     beam_indices: Integer[Array, "batch found steps"] | None = None
     records: StepRecords | None = None
@@ -115,7 +115,9 @@ def all_comparable(scores: Float[Array, "*rows vocab"]) -> Bool[Array, "*rows"]:
 
 def can_choose(scores: Float[Array, "*rows vocab"]) -> Bool[Array, "*rows"]:
     """Whether the scores are comparable, and some token is not barred."""
-    return all_comparable(scores) & jnp.any(scores > -jnp.inf, axis=-1)
+    # 0 for a barred token, 1 for a possible one, 2 for NaN and infinity. For two reductions XLA on CPU copies scores.
+    kinds = jnp.where(scores < jnp.inf, (scores > -jnp.inf).astype(jnp.int8), 2)
+    return jnp.max(kinds, axis=-1) == 1
 
 
 # The loop.

@@ -80,7 +80,7 @@ class BartForCausalLM(AbstractCausalLM):
         batch_size: int | None,
         *,
         max_length: int,
-        encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
+        encoder_hidden_states: Float[HostArray, "*batch src dim"] | None = None,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
     ) -> DecoderCache:
         """An empty cache with room for `max_length` tokens in each of `batch_size` rows; `None` for one sequence.
@@ -89,9 +89,8 @@ class BartForCausalLM(AbstractCausalLM):
             ValueError: if `max_length` is more than `config.max_position_embeddings`.
         """
         batch = () if batch_size is None else (batch_size,)
-        return self.model.decoder.init_cache(
-            self.embed_tokens, batch, max_length, encoder_hidden_states, encoder_attention_mask
-        )
+        states = None if encoder_hidden_states is None else jnp.asarray(encoder_hidden_states)
+        return self.model.decoder.init_cache(self.embed_tokens, batch, max_length, states, encoder_attention_mask)
 
     def decode(
         self,
@@ -134,7 +133,7 @@ class BartForCausalLM(AbstractCausalLM):
         input_ids: Integer[HostArray, "*batch new"],
         attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None = None,
         position_ids: Integer[HostArray, "*#batch new"] | None = None,
-        encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
+        encoder_hidden_states: Float[HostArray, "*batch src dim"] | None = None,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
         *,
         cache: None = None,
@@ -148,7 +147,7 @@ class BartForCausalLM(AbstractCausalLM):
         input_ids: Integer[HostArray, "*batch new"],
         attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None = None,
         position_ids: Integer[HostArray, "*#batch new"] | None = None,
-        encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
+        encoder_hidden_states: Float[HostArray, "*batch src dim"] | None = None,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
         *,
         cache: DecoderCache | None = None,
@@ -185,9 +184,8 @@ class BartForCausalLM(AbstractCausalLM):
         *batch, new = input_ids.shape
         decoder = self.model.decoder
         if cache is None:
-            past = decoder.init_cache(
-                self.embed_tokens, tuple(batch), new, encoder_hidden_states, encoder_attention_mask
-            )
+            states = None if encoder_hidden_states is None else jnp.asarray(encoder_hidden_states)
+            past = decoder.init_cache(self.embed_tokens, tuple(batch), new, states, encoder_attention_mask)
         else:
             past = cache
         decoded, extended = decoder(

@@ -278,11 +278,9 @@ class BartDecoder(eqx.Module):
             )
         encoder_positions, cross_attn = None, None
         if encoder_hidden_states is not None:
-            src = encoder_hidden_states.shape[-2]
-            encoder_positions = (
-                jnp.arange(src, dtype=jnp.int32) if encoder_position_ids is None else encoder_position_ids
-            )
-            encoder_positions = jnp.broadcast_to(encoder_positions, (*batch, src))
+            src, encoder_positions = encoder_hidden_states.shape[-2], encoder_position_ids
+            if encoder_positions is None:
+                encoder_positions = jnp.broadcast_to(jnp.arange(src, dtype=jnp.int32), (*batch, src))
             cross_attn = tuple(layer.project_source(encoder_hidden_states, encoder_positions) for layer in self.layers)
         embedded = eqx.filter_eval_shape(embed_tokens, jax.ShapeDtypeStruct((*batch, max_length), jnp.int32))
         # Where dtypes differ, states have at most the widest: a cache in it loses nothing.

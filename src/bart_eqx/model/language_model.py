@@ -7,7 +7,7 @@ import equinox as eqx
 from jaxtyping import Float, Integer, PRNGKeyArray, Shaped
 
 from ..generation_config import GenerationConfig
-from ..typing import Array, HostArray, Mask
+from ..typing import HostArray, Mask
 from .cache import DecoderCache
 from .outputs import BaseModelOutput
 
@@ -64,8 +64,8 @@ class AbstractSeq2SeqLM(AbstractLanguageModel):
     ) -> BaseModelOutput:
         """The states of the source: token ids `[*batch, src]`, or features `[*batch, rows, columns]`.
 
-        Of token ids there is one state for each, independent of other rows and of padding behind the tokens: rows may be
-        encoded alone, without their padding.
+        Of token ids there is one state for each, independent of other rows and of padding behind the tokens: rows may
+        be encoded alone, without their padding.
         """
 
     @abc.abstractmethod
@@ -88,7 +88,7 @@ class AbstractCausalLM(AbstractLanguageModel):
         batch_size: int | None,
         *,
         max_length: int,
-        encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
+        encoder_hidden_states: Float[HostArray, "*batch src dim"] | None = None,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
     ) -> DecoderCache:
         """An empty cache with `max_length` slots in each of `batch_size` rows; `None` for one sequence."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Float, Integer
 
 from ..typing import Array
@@ -11,7 +12,7 @@ from ..typing import Array
 class BaseModelOutput(eqx.Module):
     """Of an encoder."""
 
-    last_hidden_state: Float[Array, "*batch src dim"]
+    last_hidden_state: Float[Array, "*batch src dim"] = eqx.field(converter=jnp.asarray)
     hidden_states: tuple[Float[Array, "*batch src dim"], ...] | None = None
     """The embedded input, then the output of every layer: one more than there are layers."""
     attentions: tuple[Float[Array, "*batch heads src src"] | None, ...] | None = None

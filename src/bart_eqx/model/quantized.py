@@ -1,7 +1,7 @@
 """int8 weights: a quarter of the memory.
 
 Weights are rounded once, with a scale for each output; inputs at each call, with a scale for each row. Products are
-summed exactly, in int32, and scaled back. (As LLM.int8, arXiv:2208.07339, but without its separate treatment of outliers.)
+summed exactly, in int32, and scaled back: LLM.int8 (arXiv:2208.07339) without its separate treatment of outliers.
 Norms, biases, positions and attention's own products stay as they are. `docs/performance.md` has the cost in quality.
 """
 
