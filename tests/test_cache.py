@@ -163,6 +163,12 @@ def test_the_source_is_projected_once(model: Model) -> None:
             assert all(len(shape) == 3 for shape in shapes), shapes  # [heads, ...]: no weight has three axes
 
 
+def test_no_new_token_is_refused(model: Model) -> None:
+    cache = model.init_cache(model.encode(np.array([5, 6])), max_length=4)
+    with pytest.raises(ValueError, match="no new tokens"):
+        model.decode(np.zeros(0, int), cache)
+
+
 def test_the_cache_can_be_donated(model: Model, config: bart_eqx.BartConfig) -> None:
     encoded = model.encode(np.array([5, 6, 7]))
 

@@ -188,6 +188,35 @@ class TestEqualsItsReference:
         assert np.all(np.asarray(jax.jit(lambda ids: each(ids))(jnp.asarray(ids)))[2, 6:] != 0)
 
 
+@ON_ONE_CPU
+def test_a_row_without_a_token_is_encoded_whole(
+    model: bart_eqx.BartForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its queries attend to all of its padding, so that no state of it may be left out."""
+    monkeypatch.setattr(rows_file, "LONG", 4)
+    ids, mask = source()
+    mask[1] = False
+    encode = lambda ids: row_by_row(lambda i, m: model.encode(i, m).last_hidden_state, ids, jnp.asarray(mask))
+    got, wanted = both(encode, jnp.asarray(ids))
+    assert relative_error(got[1], wanted[1]) <= 5e-6
+
+
+def test_without_a_cpu_there_are_no_kernels_for_it(
+    model: bart_eqx.BartForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`JAX_PLATFORMS=cuda` leaves JAX without a CPU backend, and asking for its devices is an error."""
+
+    def no_cpu(backend: str | None = None) -> int:
+        raise RuntimeError(f"Unknown backend {backend}")
+
+    monkeypatch.setattr(jax, "device_count", no_cpu)
+    monkeypatch.setattr(rows_file, "LONG", 4)
+    monkeypatch.setattr(attention_file, "LARGE_SCORES", 100)
+    monkeypatch.setattr(rows_file, "MANY_TOKENS", 22)
+    ids, mask = source()
+    assert bart_eqx.generate(model, ids, mask, max_length=5).finite.all()
+
+
 class TestWhereUsed:
     """What was lowered for a CPU has the kernels, inside `plain()` or for another platform it has none."""
 

@@ -1,5 +1,6 @@
 """What a researcher replaces: attention that reads positions, layers of another kind, and parts of a wrong shape."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -158,6 +159,45 @@ class TestPositions:
                     scores = jax.nn.log_softmax(logits, axis=-1)
                     total = sum(float(scores[i, token]) for i, token in enumerate(sequence[1:]))
                     assert float(result.scores[row * num_beams + beam]) == pytest.approx(total / 8, rel=1e-5)
+
+
+class Noticing(bart_eqx.AbstractAttention):
+    """Keeps the positions that it is called with."""
+
+    inner: bart_eqx.AbstractAttention
+    seen: list[Any] = eqx.field(static=True)
+
+    def project_kv(self, source: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        jax.debug.callback(lambda p: self.seen.append(("source", p.tolist())), positions)
+        return self.inner.project_kv(source, positions)
+
+    def attend(
+        self,
+        x: jax.Array,
+        keys: jax.Array,
+        values: jax.Array,
+        mask: jax.Array | None,
+        query_positions: jax.Array,
+        key_positions: jax.Array,
+        *,
+        key: Any = None,
+    ) -> tuple[jax.Array, jax.Array | None]:
+        jax.debug.callback(lambda q, k: self.seen.append((q.tolist(), k.tolist())), query_positions, key_positions)
+        return self.inner.attend(x, keys, values, mask, query_positions, key_positions, key=key)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_cross_attention_has_the_positions_of_the_source(dtype: Any) -> None:
+    """Those that `encode` was given, in an integer dtype that need not hold the table's offset."""
+    model, seen = random_model(bart_eqx.BartModel, dataclasses.replace(CONFIG, max_position_embeddings=300)), []
+    where = lambda m: m.decoder.layers[0].encoder_attn
+    model = eqx.tree_at(where, model, Noticing(where(model), seen))
+    ids, positions = np.array([5, 6, 2]), np.array([3, 4, 255], dtype)
+    got = model(ids, decoder_input_ids=np.array([2, 7]), position_ids=positions)
+    jax.effects_barrier()
+    assert ("source", [3, 4, 255]) in seen and ([0, 1], [3, 4, 255]) in seen
+    wanted = model(ids, decoder_input_ids=np.array([2, 7]), position_ids=positions.astype(np.int32))
+    assert np.array_equal(got.last_hidden_state, wanted.last_hidden_state)
 
 
 class Wrapped(bart_eqx.AbstractDecoderLayer):
