@@ -98,7 +98,7 @@ class OneKeyHead(bart_eqx.AbstractAttention):
         x: Float[Array, "*batch q dim"],
         keys: Float[Array, "*batch 1 head_dim kv"],
         values: Float[Array, "*batch 1 kv head_dim"],
-        mask: Bool[Array, "*#batch #heads #q kv"] | None,
+        mask: Bool[Array, "*batch #heads #q kv"] | None,
         query_positions: Integer[Array, "*batch q"],
         key_positions: Integer[Array, "*batch kv"],
         *,

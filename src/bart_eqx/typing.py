@@ -15,7 +15,7 @@
 | `buffer`, `steps` | slots for the tokens of a sequence; those after its prompt |
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from jaxtyping import AbstractDtype, Bool, Integer
 
 
 Array = jax.Array
+Dim = Any  # the size of an axis: an int, or symbolic in `jax.export`
 HostArray = jax.Array | np.ndarray  # what the public edge takes: arrays straight from a tokenizer are NumPy's
 
 if TYPE_CHECKING:

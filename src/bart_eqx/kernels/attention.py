@@ -22,7 +22,7 @@ def attention(
     queries: Float[Array, "*batch heads q head_dim"],
     keys: Float[Array, "*batch heads head_dim kv"],
     values: Float[Array, "*batch heads kv head_dim"],
-    mask: Bool[Array, "*#batch #heads #q #kv"] | None,
+    mask: Bool[Array, "*batch #heads #q kv"] | None,
     dropout: eqx.nn.Dropout,
     *,
     key: PRNGKeyArray | None,
@@ -47,11 +47,7 @@ def attention(
     if row_bytes < LARGE_SCORES or math.prod(batch) == 1:
         return whole(*arrays)
 
-    def one_row_at_a_time(queries: Array, keys: Array, values: Array, mask: Array | None) -> tuple[Array, Array]:
-        if mask is not None:
-            mask = jnp.broadcast_to(mask, (*batch, *mask.shape[-3:]))
-        return in_turn(lambda row: whole(*row), (queries, keys, values, mask), tuple(batch), rows=1)
-
+    one_row_at_a_time = lambda *arrays: in_turn(lambda row: whole(*row), arrays, tuple(batch), rows=1)
     return by_rows(whole, *arrays, cpu=one_row_at_a_time)
 
 
@@ -60,7 +56,7 @@ def _attention(
     queries: Float[Array, "*batch heads q head_dim"],
     keys: Float[Array, "*batch heads head_dim kv"],
     values: Float[Array, "*batch heads kv head_dim"],
-    mask: Bool[Array, "*#batch #heads #q #kv"] | None,
+    mask: Bool[Array, "*batch #heads #q kv"] | None,
     dropout: eqx.nn.Dropout,
     key: PRNGKeyArray | None,
 ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:

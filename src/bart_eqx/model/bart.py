@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Integer, PRNGKeyArray
 
 from ..config import BartConfig
-from ..typing import HostArray, Mask
+from ..typing import Dim, HostArray, Mask
 from .cache import DecoderCache
 from .checks import check_token_ids
 from .decoder import BartDecoder
@@ -95,7 +95,7 @@ class BartModel(eqx.Module):
         encoder_outputs: BaseModelOutput,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
         *,
-        max_length: int,
+        max_length: Dim,
     ) -> DecoderCache:
         """An empty cache with room for `max_length` target tokens, over a source that `encode` has read.
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer
 
 from ..kernels.slots import write_slots
-from ..typing import Array
+from ..typing import Array, Dim
 from .checks import is_known
 
 
@@ -50,7 +50,7 @@ class DecoderCache(eqx.Module):
     """The next free slot: one number for all layers and rows."""
 
     @property
-    def max_length(self) -> int:
+    def max_length(self) -> Dim:
         return self.attention_mask.shape[-1]
 
     def with_room(self, max_length: int) -> "DecoderCache":
@@ -71,7 +71,7 @@ class DecoderCache(eqx.Module):
             position=self.position,
         )
 
-    def check_fits(self, new: int) -> None:
+    def check_fits(self, new: Dim) -> None:
         """
         Raises:
             ValueError: if there are no `new` tokens; or if they do not fit, as far as `position` can be seen.
@@ -88,7 +88,7 @@ class DecoderCache(eqx.Module):
             )
 
     def mask_with(
-        self, new: int, attention_mask: Bool[Array, "*batch mask_len"] | None
+        self, new: Dim, attention_mask: Bool[Array, "*batch mask_len"] | None
     ) -> Bool[Array, "*batch max_len"]:
         """The mask of all slots, after a mask of the `new` tokens; a mask of every slot replaces it.
 

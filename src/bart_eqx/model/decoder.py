@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig, LayerConfig
-from ..typing import Array, HostArray, Mask
+from ..typing import Array, Dim, HostArray, Mask
 from .activations import ACTIVATION_FUNCTIONS
 from .attention import AbstractAttention, BartAttention, attend, project_kv
 from .cache import DecoderCache, KVCache
@@ -250,8 +250,8 @@ class BartDecoder(eqx.Module):
     def init_cache(
         self,
         embed_tokens: AbstractEmbedding,
-        batch: tuple[int, ...],
-        max_length: int,
+        batch: tuple[Dim, ...],
+        max_length: Dim,
         encoder_hidden_states: Float[Array, "*batch src dim"] | None = None,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
         encoder_position_ids: Integer[Array, "*batch src"] | None = None,

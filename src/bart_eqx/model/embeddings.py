@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..kernels.matmul import matmul
-from ..typing import Array, HostArray
+from ..typing import Array, Dim, HostArray
 from .checks import check_not_explicit, check_range
 
 
@@ -85,7 +85,7 @@ class LearnedPositionalEmbedding(eqx.Module):
     def num_positions(self) -> int:
         return self.weight.shape[0] - self.offset
 
-    def check_length(self, length: int) -> None:
+    def check_length(self, length: Dim) -> None:
         """
         Raises:
             ValueError: if a sequence of `length` tokens has more tokens than there are positions.
