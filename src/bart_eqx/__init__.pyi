@@ -10,7 +10,11 @@ from .model.bart import BartModel as BartModel
 from .model.cache import DecoderCache as DecoderCache, KVCache as KVCache
 from .model.causal_lm import BartForCausalLM as BartForCausalLM
 from .model.conditional_generation import BartForConditionalGeneration as BartForConditionalGeneration
-from .model.decoder import AbstractDecoderLayer as AbstractDecoderLayer, BartDecoderLayer as BartDecoderLayer
+from .model.decoder import (
+    AbstractDecoderLayer as AbstractDecoderLayer,
+    BartDecoderLayer as BartDecoderLayer,
+    EncodedSource as EncodedSource,
+)
 from .model.embeddings import AbstractEmbedding as AbstractEmbedding
 from .model.encoder import AbstractEncoderLayer as AbstractEncoderLayer, BartEncoderLayer as BartEncoderLayer
 from .model.language_model import (

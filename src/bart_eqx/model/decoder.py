@@ -27,6 +27,16 @@ from .masks import causal_mask, padding_mask
 from .outputs import BaseModelOutputWithCrossAttentions
 
 
+class EncodedSource(eqx.Module):
+    """The encoded source, as one layer's cross attention reads it."""
+
+    cache: KVCache
+    """From `project_source`."""
+    mask: Bool[Array, "*batch 1 1 src"] | None
+    """True at tokens, False at padding."""
+    positions: Integer[Array, "*batch src"]
+
+
 class AbstractDecoderLayer(eqx.Module):
     """Interface for replacing a `BartDecoderLayer`: by a wrapper, or by a layer of another kind."""
 
@@ -49,9 +59,7 @@ class AbstractDecoderLayer(eqx.Module):
         mask: Bool[Array, "*batch 1 new max_len"],
         positions: Integer[Array, "*batch new"],
         past_positions: Integer[Array, "*batch max_len"],
-        source: KVCache | None,
-        source_mask: Bool[Array, "*batch 1 1 src"] | None,
-        source_positions: Integer[Array, "*batch src"] | None,
+        source: EncodedSource | None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[
@@ -69,9 +77,7 @@ class AbstractDecoderLayer(eqx.Module):
             mask: True where a new token may attend to a slot, its own among them.
             positions: Of the new tokens.
             past_positions: Of the tokens in all slots, the new ones among them.
-            source: From `project_source`; `None` for a decoder without an encoder.
-            source_mask: True at source tokens, False at padding.
-            source_positions: Of the source's tokens.
+            source: What cross attention reads; `None` for a decoder without an encoder.
             key: For dropout.
 
         Returns:
@@ -142,9 +148,7 @@ class BartDecoderLayer(AbstractDecoderLayer):
         mask: Bool[Array, "*batch 1 new max_len"],
         positions: Integer[Array, "*batch new"],
         past_positions: Integer[Array, "*batch max_len"],
-        source: KVCache | None,
-        source_mask: Bool[Array, "*batch 1 1 src"] | None,
-        source_positions: Integer[Array, "*batch src"] | None,
+        source: EncodedSource | None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[
@@ -162,15 +166,14 @@ class BartDecoderLayer(AbstractDecoderLayer):
         x = self.self_attn_layer_norm(x + self.dropout(y, key=self_key))
         cross_weights = None
         if source is not None:
-            assert source_positions is not None
             y, cross_weights = attend(
                 self.encoder_attn,
                 x,
-                source.keys,
-                source.values,
-                source_mask,
+                source.cache.keys,
+                source.cache.values,
+                source.mask,
                 positions,
-                source_positions,
+                source.positions,
                 key=cross_weights_key,
             )
             x = self.encoder_attn_layer_norm(x + self.dropout(y, key=cross_key))
@@ -187,9 +190,7 @@ def run_decoder_layer(
     mask: Bool[Array, "*batch 1 new max_len"],
     positions: Integer[Array, "*batch new"],
     past_positions: Integer[Array, "*batch max_len"],
-    source: KVCache | None,
-    source_mask: Bool[Array, "*batch 1 1 src"] | None,
-    source_positions: Integer[Array, "*batch src"] | None,
+    source: EncodedSource | None,
     *,
     key: PRNGKeyArray | None,
 ) -> tuple[
@@ -199,7 +200,7 @@ def run_decoder_layer(
     Float[Array, "*batch heads new src"] | None,
 ]:
     """`layer(...)`. Layers of one structure are traced once; shapes are checked whether or not `layer` checks them."""
-    return layer(x, past, start, mask, positions, past_positions, source, source_mask, source_positions, key=key)
+    return layer(x, past, start, mask, positions, past_positions, source, key=key)
 
 
 class BartDecoder(eqx.Module):
@@ -354,8 +355,11 @@ class BartDecoder(eqx.Module):
         x = nan_unless(slots[-1] < cache.max_length, x, "The tokens do not fit in the cache.")
 
         hidden_states, attentions, cross_attentions, pasts = [], [], [], []
-        source_mask = padding_mask(cache.encoder_attention_mask)
-        sources = (None,) * len(self.layers) if cache.cross_attn is None else cache.cross_attn
+        sources: list[EncodedSource | None] = [None] * len(self.layers)
+        if cache.cross_attn is not None:
+            assert cache.encoder_positions is not None
+            source_mask = padding_mask(cache.encoder_attention_mask)
+            sources = [EncodedSource(kv, source_mask, cache.encoder_positions) for kv in cache.cross_attn]
         layer_keys = [None] * len(self.layers) if layers_key is None else jr.split(layers_key, len(self.layers))
         for layer, past, source, layer_key in zip(self.layers, cache.self_attn, sources, layer_keys, strict=True):
             inside_key, drop_key = (None, None) if layer_key is None else jr.split(layer_key)
@@ -370,8 +374,6 @@ class BartDecoder(eqx.Module):
                 positions,
                 cache_positions,
                 source,
-                source_mask,
-                cache.encoder_positions,
                 key=inside_key,
             )
             x = self.layerdrop(y, x, key=drop_key)

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..model.cache import KVCache
-from ..model.decoder import AbstractDecoderLayer
+from ..model.decoder import AbstractDecoderLayer, EncodedSource
 from ..model.encoder import AbstractEncoderLayer
 from ..typing import Array
 
@@ -53,9 +53,7 @@ class RematerialisedDecoderLayer(AbstractDecoderLayer):
         mask: Bool[Array, "*batch 1 new max_len"],
         positions: Integer[Array, "*batch new"],
         past_positions: Integer[Array, "*batch max_len"],
-        source: KVCache | None,
-        source_mask: Bool[Array, "*batch 1 1 src"] | None,
-        source_positions: Integer[Array, "*batch src"] | None,
+        source: EncodedSource | None,
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[
@@ -65,7 +63,7 @@ class RematerialisedDecoderLayer(AbstractDecoderLayer):
         Float[Array, "*batch heads new src"] | None,
     ]:
         run = eqx.filter_checkpoint(lambda layer, *args: layer(*args, key=key))
-        return run(self.layer, x, past, start, mask, positions, past_positions, source, source_mask, source_positions)
+        return run(self.layer, x, past, start, mask, positions, past_positions, source)
 
 
 def rematerialise(model: Model) -> Model:
