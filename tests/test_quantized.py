@@ -88,12 +88,6 @@ class TestQuantize:
                 for a, b in zip(map(np.asarray, learnt(layer)), map(np.asarray, learnt(other)), strict=True):
                     assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) >= 0.99
 
-    def test_a_sum_that_overflows_is_finite(self) -> None:
-        weight, weight_scale = quantize_rows(jnp.ones((3, 8)))
-        product = int8_matmul(jnp.full((1, 8), 1e37), weight, weight_scale)
-        assert relative_error(product, np.full((1, 3), 8e37, np.float32)) <= 1e-6
-        assert np.all(np.isfinite(int8_matmul(jnp.full((1, 8), 3e38), weight, weight_scale / 100)))
-
     def test_linear(self, model: bart_eqx.BartForConditionalGeneration) -> None:
         """One row, many, and no leading axis: as in float64 from the same integers."""
         layer = model.model.decoder.layers[0]

@@ -64,13 +64,13 @@ def _unscaled_int8_matmul(
 def quantize_rows(x: Float[Array, "rows dim"]) -> tuple[Int8[Array, "rows dim"], Float[Array, " rows"]]:
     """`round(x / scale[:, None])`, from -127 to 127, and `scale`, in the dtype of `x`.
 
-    The scale is that of the row's largest number, `max(abs(x)) / 127`; a row that holds NaN or an infinity has the
-    scale NaN.
+    The scale is that of the row's largest number, `max(abs(x)) / 127`; a row that holds NaN or an infinity, or whose
+    sum overflows, has the scale NaN.
     """
     wide = x.astype(np.promote_types(x.dtype, np.float32))
     largest = jnp.max(jnp.abs(wide), axis=-1, keepdims=True)
-    # XLA's maximum on CPU leaves NaN out where there are many rows (jaxlib 0.10.2). Their mean does not, nor overflow.
-    largest += 0 * jnp.sum(wide * (1 / x.shape[-1]), axis=-1, keepdims=True)
+    # XLA's maximum on CPU leaves NaN out where there are many rows (jaxlib 0.10.2); its sum does not.
+    largest += 0 * jnp.sum(wide, axis=-1, keepdims=True)
     # Rounded before the integers, which are relative to the rounded scale.
     scale = (largest / 127).astype(x.dtype)
     scale = jnp.where(scale == 0, jnp.ones_like(scale), scale)
