@@ -6,9 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer
 
 from ..kernels.slots import write_slots
-from ..typing import Array, Dim, HostArray, Mask
+from ..typing import Array, Dim
 from .checks import is_known
-from .masks import causal_mask
 
 
 class KVCache(eqx.Module):
@@ -88,43 +87,24 @@ class DecoderCache(eqx.Module):
                 f"Make a longer one with `init_cache(..., max_length=...)`."
             )
 
-    def masks_for(
-        self,
-        slots: Integer[Array, " new"],
-        attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new max_len"] | None,
-    ) -> tuple[Bool[Array, "*batch max_len"], Bool[Array, "*batch 1 new max_len"]]:
-        """The mask of all slots, and which of them each new token may attend to.
-
-        Args:
-            slots: Those of the new tokens.
-            attention_mask: Zero, or False, at padding: of the new tokens; or of every slot, in place of the cache's own
-                mask. A new token then attends to the tokens up to itself. With one more axis, the slots that each new
-                token may attend to, its own among them.
+    def mask_with(
+        self, new: Dim, attention_mask: Bool[Array, "*batch mask_len"] | None
+    ) -> Bool[Array, "*batch max_len"]:
+        """The mask of all slots, after a mask of the `new` tokens; a mask of every slot replaces it.
 
         Raises:
             ValueError: if the mask has another length.
         """
-        new, max_length, slot_mask = slots.shape[0], self.max_length, self.attention_mask
-        given = None if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
-        if given is not None and given.ndim == slot_mask.ndim + 1:
-            if given.shape[-2:] != (new, max_length):
-                raise ValueError(
-                    f"A decoder mask with an axis for the new tokens covers every slot of the cache: [..., {new}, "
-                    f"{max_length}]. Got {list(given.shape)}."
-                )
-            return slot_mask, slot_mask[..., None, None, :] & given[..., None, :, :]
-        if given is not None:
-            if given.shape[-1] == max_length:
-                slot_mask = given
-            elif given.shape[-1] == new:
-                slot_mask = jax.lax.dynamic_update_slice_in_dim(slot_mask, given, self.position, axis=-1)
-            else:
-                raise ValueError(
-                    f"A decoder mask covers the {new} new tokens, or all {max_length} slots of the cache. Got "
-                    f"{given.shape[-1]}."
-                )
-        causal = causal_mask(slots, jnp.arange(max_length, dtype=jnp.int32))
-        return slot_mask, slot_mask[..., None, None, :] & causal
+        if attention_mask is None:
+            return self.attention_mask
+        if attention_mask.shape[-1] == self.max_length:
+            return attention_mask
+        if attention_mask.shape[-1] != new:
+            raise ValueError(
+                f"A decoder mask covers the {new} new tokens, or all {self.max_length} slots of the cache. Got "
+                f"{attention_mask.shape[-1]}."
+            )
+        return jax.lax.dynamic_update_slice_in_dim(self.attention_mask, attention_mask, self.position, axis=-1)
 
     def positions_with(self, positions: Integer[Array, "*batch new"]) -> Integer[Array, "*batch max_len"]:
         """The positions of all slots, given those of the new tokens."""

@@ -23,7 +23,7 @@ from .cache import DecoderCache, KVCache
 from .checks import nan_unless
 from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
 from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward
-from .masks import padding_mask
+from .masks import causal_mask, padding_mask
 from .outputs import BaseModelOutputWithCrossAttentions
 
 
@@ -330,7 +330,22 @@ class BartDecoder(eqx.Module):
         *batch, new, _ = inputs_embeds.shape
         cache.check_fits(new)
         slots = cache.position + jnp.arange(new, dtype=jnp.int32)
+        if attention_mask is not None:
+            attention_mask = jnp.asarray(attention_mask).astype(bool)
+        if attention_mask is not None and attention_mask.ndim == inputs_embeds.ndim:
+            if attention_mask.shape[-2:] != (new, cache.max_length):
+                raise ValueError(
+                    f"A decoder mask with an axis for the new tokens covers every slot of the cache: [..., {new}, "
+                    f"{cache.max_length}]. Got {list(attention_mask.shape)}."
+                )
+            slot_mask, may_attend = cache.attention_mask, attention_mask[..., None, :, :]
+        else:
+            slot_mask = cache.mask_with(new, attention_mask)
+            may_attend = causal_mask(slots, jnp.arange(cache.max_length, dtype=jnp.int32))
+        mask = slot_mask[..., None, None, :] & may_attend
         position_ids = slots if position_ids is None else jnp.asarray(position_ids, jnp.int32)
+        positions = jnp.broadcast_to(position_ids, (*batch, new))
+        cache_positions = cache.positions_with(positions)
 
         embed_key, layers_key = (None, None) if key is None else jr.split(key)
         x = inputs_embeds * self.embed_scale
@@ -339,9 +354,6 @@ class BartDecoder(eqx.Module):
         x = self.dropout(self.layernorm_embedding(x), key=embed_key)
         x = nan_unless(slots[-1] < cache.max_length, x, "The tokens do not fit in the cache.")
 
-        slot_mask, mask = cache.masks_for(slots, attention_mask)
-        positions = jnp.broadcast_to(position_ids, (*batch, new))
-        cache_positions = cache.positions_with(positions)
         hidden_states, attentions, cross_attentions, pasts = [], [], [], []
         sources: list[EncodedSource | None] = [None] * len(self.layers)
         if cache.cross_attn is not None:
