@@ -20,7 +20,8 @@ from bart_eqx import GenerationConfig, GenerationResult, generate, stream
 from bart_eqx.generation.beam_rules import BeamSettings, PyTorchRules
 from bart_eqx.generation.beam_search import beam_search
 from bart_eqx.generation.beams import Continuations
-from bart_eqx.generation.decode_loop import Ending, ModelInputs
+from bart_eqx.generation.decode_loop import EndAndPadding
+from bart_eqx.generation.model_calls import ModelInputs
 from bart_eqx.model.outputs import BaseModelOutput
 from bart_eqx.typing import Array
 from generation_cases import cases, mismatch
@@ -154,7 +155,7 @@ def test_a_row_alone_and_with_more_padding(model: Model, search: str) -> None:
 def test_one_beam_is_greedy(model: Model) -> None:
     inputs = ragged_inputs(model.config)
     ids, mask = jnp.asarray(inputs["input_ids"]), jnp.asarray(inputs["attention_mask"]) != 0
-    ending = Ending(jnp.asarray(12), jnp.array([2]), jnp.asarray(1))
+    ending = EndAndPadding(jnp.asarray(12), jnp.array([2]), jnp.asarray(1))
     found = beam_search(
         model,
         ModelInputs(jnp.full((3, 1), 2), None, ids, None, mask),
@@ -877,7 +878,7 @@ def test_a_row_in_which_every_token_is_barred(model: Model, search: str) -> None
     if search in ("beams", "groups"):
         assert generate(model, source, max_length=6, logits_processor=[bar_a_beam], **options).finite.all()
     if search in ("greedy", "sampling", "allowed"):
-        with pytest.raises(FloatingPointError, match="bar every token"):
+        with pytest.raises(FloatingPointError, match="mask out every token"):
             list(stream(model, source, max_length=6, min_length=4, logits_processor=[bar], **options))
 
 

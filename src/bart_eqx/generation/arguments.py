@@ -22,7 +22,8 @@ from .checks import (
     reads_features,
     split_traced,
 )
-from .decode_loop import Ending, ModelInputs
+from .decode_loop import EndAndPadding
+from .model_calls import ModelInputs
 from .processors.from_config import flax_processors, number, pytorch_processors
 from .processors.scores import LogitsProcessor, int_setting
 from .processors.token_trie import PrefixTrie
@@ -41,7 +42,7 @@ class Arguments:
     source: Integer[Array, "batch src"] | None
     """The source's tokens, -1 at padding; for a decoder alone, those of its prompt."""
     processors: tuple[LogitsProcessor, ...]
-    ending: Ending
+    ending: EndAndPadding
     max_length: int
     """Slots of a whole sequence, prompt included."""
     buffer: int
@@ -137,7 +138,9 @@ def validated(given: Mapping[str, Any]) -> Arguments:
         inputs=inputs,
         source=tokens,
         processors=processors,
-        ending=Ending(int_setting(max_length), int_setting(config.eos_token_ids), int_setting(config.pad_token_id)),
+        ending=EndAndPadding(
+            int_setting(max_length), int_setting(config.eos_token_ids), int_setting(config.pad_token_id)
+        ),
         max_length=max_length,
         buffer=buffer,
         batch=batch,

@@ -1,4 +1,4 @@
-"""Beam search, and its relatives: sampled beams, groups that are kept apart, words that must occur."""
+"""Beam search and its relatives: sampled, diverse and constrained beams."""
 
 from collections.abc import Sequence
 
@@ -13,19 +13,9 @@ from ..model.language_model import AbstractLanguageModel
 from ..typing import Array
 from .beam_rules import AbstractBeamRules
 from .beams import BeamGroup, BeamSearchState, Continuations, Hypotheses
-from .decode_loop import (
-    Ending,
-    ModelInputs,
-    SearchResult,
-    StepRecords,
-    all_comparable,
-    logger,
-    logits_dtype,
-    next_logits,
-    prefill,
-    staged_while_loop,
-    tree_slots,
-)
+from .constrained_beams import ConstrainedRules
+from .decode_loop import EndAndPadding, SearchResult, StepRecords, all_comparable, logger, staged_while_loop
+from .model_calls import ModelInputs, logits_dtype, next_logits, prefill, tree_slots
 from .processors.scores import LogitsProcessor, apply
 
 
@@ -36,10 +26,11 @@ def start_groups(
     prompt_length: int,
     dtype: DTypeLike,
 ) -> tuple[BeamGroup, ...]:
-    """After `prefill`. All beams are equal, so that all but the first of a group are barred from the first choice."""
+    """The state after `prefill`. All beams start equal, so only the first of each group may be continued in the first
+    step."""
     batch, num_beams, buffer = tokens.shape
     size = num_beams // num_groups
-    scores = jnp.where(jnp.arange(size) == 0, 0.0, rules.barred_score).astype(dtype)
+    scores = jnp.where(jnp.arange(size) == 0, 0.0, rules.mask_bias).astype(dtype)
     no_indices = jnp.full((batch, size, buffer - prompt_length), -1, jnp.int32)
     own_indices = jnp.arange(batch * num_beams, dtype=jnp.int32).reshape(batch, num_beams)
     groups = []
@@ -52,6 +43,7 @@ def start_groups(
             complete=jnp.zeros((batch, size), bool),
             beam_indices=no_indices,
         )
+        prompt = own_tokens[..., :prompt_length]
         groups.append(
             BeamGroup(
                 tokens=own_tokens,
@@ -60,28 +52,31 @@ def start_groups(
                 own_indices=own_indices[:, first : first + size],
                 finished=finished,
                 open=jnp.ones(batch, bool),
-                progress=rules.start_progress(own_tokens[..., :prompt_length]),
+                progress=rules.start_progress(prompt) if isinstance(rules, ConstrainedRules) else None,
+                prompt_length=prompt_length,
             )
         )
     return tuple(groups)
 
 
 def ancestors_of(groups: Sequence[BeamGroup], step: Integer[Array, ""]) -> Integer[Array, "batch beams steps"]:
-    """The beam of the row that held each token of each sequence when it was decoded; -1 after step `step`.
+    """For each sequence and step, the beam of its row whose slot the sequence may attend to; -1 after step `step`.
 
-    The token of step t was decoded by the beam for which the token of step t + 1 was chosen, which `beam_indices` say;
-    the token of this step is about to be, by the beam itself.
+    At step t the model decodes the last token of every beam, and each new beam then continues one of them:
+    `beam_indices[..., t]`. That beam's key and value are in slot `prompt_length - 1 + t * num_beams + beam`. So the
+    beams that a sequence continued are the slots it may attend to; at this step, before the choice, it is its own.
     """
     own = jnp.concatenate([group.own_indices for group in groups], axis=1)
-    decoded_by = jnp.concatenate([group.beam_indices for group in groups], axis=1)
-    decoded_by = jax.lax.dynamic_update_slice_in_dim(decoded_by, own[..., None], step, axis=-1)
-    return jnp.where(decoded_by < 0, -1, decoded_by - own[:, :1, None])
+    continued = jnp.concatenate([group.beam_indices for group in groups], axis=1)
+    continued = jax.lax.dynamic_update_slice_in_dim(continued, own[..., None], step, axis=-1)
+    return jnp.where(continued < 0, -1, continued - own[:, :1, None])
 
 
 def penalise_repeats(
     log_probs: Float[Array, "batch beams vocab"], chosen: Sequence[Integer[Array, "batch n"]], penalty: Float[Array, ""]
 ) -> Float[Array, "batch beams vocab"]:
-    """Subtract `penalty` from a token for each beam of an earlier group that has just chosen it (arXiv:1610.02424)."""
+    """Subtract `penalty` from a token once for each beam of an earlier group that has just chosen it
+    (arXiv:1610.02424)."""
     if not chosen:
         return log_probs
     rows = jnp.arange(log_probs.shape[0])[:, None]
@@ -97,39 +92,39 @@ def step(
     processors: Sequence[LogitsProcessor],
     diversity_penalty: Float[Array, ""],
     rules: AbstractBeamRules,
-    ending: Ending,
+    ending: EndAndPadding,
     key: PRNGKeyArray | None,
 ) -> BeamSearchState:
-    """Decode the last token of every beam, and let each group choose its next beams, one group after the other."""
+    """Decode the last token of every beam, then let each group in turn choose its next beams."""
     length, prompt_length = state.length, state.groups[0].prompt_length
     ancestors = ancestors_of(state.groups, length - prompt_length)
-    logits, cache = next_logits(model, state.tokens, length, state.cache, ancestors, padding)
+    logits, cache = next_logits(model, state.tokens, length, state.cache, ancestors, padding, prompt_length)
     log_probs = jax.nn.log_softmax(logits, axis=-1)
     step_key = None if key is None else jr.fold_in(key, length)
 
     groups, all_scores, chosen, first = [], [], [], 0
-    going, finite = jnp.zeros((), bool), state.finite
+    unfinished, finite = jnp.zeros((), bool), state.finite
     for group in state.groups:
         size = group.scores.shape[-1]
         scores = penalise_repeats(log_probs[:, first : first + size], chosen, diversity_penalty)
         scores = apply(processors, scores, group.tokens, length)
         finite &= jnp.all(all_comparable(scores), axis=-1) | ~group.open
         totals = scores + group.scores[..., None]
-        # Each EOS ends at most one candidate of each beam, so that at least `size` of these candidates go on.
+        # Each beam has at most one candidate per EOS id, so at least `size` candidates do not end.
         k = min(max(2, 1 + ending.eos_token_ids.shape[0]) * size, size * totals.shape[-1])
         candidates = Continuations.best(totals, k, step_key)
-        advanced, group_going = rules.advance(group, totals, candidates, length)
+        advanced, group_unfinished = rules.advance(group, totals, candidates, length)
         ids = jax.lax.dynamic_index_in_dim(advanced.tokens, length, axis=-1, keepdims=False)
         chosen.append(jnp.where(group.open[:, None], ids, ending.pad_token_id))
         groups.append(advanced)
         all_scores.append(scores)
-        going |= group_going
+        unfinished |= group_unfinished
         first += size
 
     return BeamSearchState(
         groups=tuple(groups),
         length=length + 1,
-        going=going,
+        unfinished=unfinished,
         finite=finite,
         cache=cache,
         records=state.records.write(length - prompt_length, jnp.concatenate(all_scores, axis=1), logits),
@@ -143,7 +138,7 @@ def beam_search(
     processors: Sequence[LogitsProcessor],
     diversity_penalty: Float[Array, ""],
     rules: AbstractBeamRules,
-    ending: Ending,
+    ending: EndAndPadding,
     *,
     num_beams: int,
     num_groups: int,
@@ -153,8 +148,8 @@ def beam_search(
     output_scores: bool,
     output_logits: bool,
 ) -> SearchResult:
-    """The `num_return_sequences` best sequences about each source, of `buffer` slots at most. With a `key`, beams are
-    drawn."""
+    """The `num_return_sequences` best sequences for each source, of at most `buffer` slots. With a `key`, continuations
+    are sampled."""
     batch, prompt_length = inputs.prompt.shape
     steps = buffer - prompt_length
     logger.info("Compiling %s: %d x %d beams, %d tokens", type(rules).__name__, batch, num_beams, buffer)
@@ -164,13 +159,13 @@ def beam_search(
     start = BeamSearchState(
         groups=start_groups(tokens, rules, num_groups, prompt_length, dtype),
         length=jnp.asarray(prompt_length, jnp.int32),
-        going=jnp.ones((), bool),
+        unfinished=jnp.ones((), bool),
         finite=jnp.ones(batch, bool),
         cache=cache,
         records=StepRecords.empty(shape, dtype, scores=output_scores, logits=output_logits),
     )
     end = staged_while_loop(
-        lambda state: state.going,
+        lambda state: state.unfinished,
         lambda state: step(model, state, inputs.padding, processors, diversity_penalty, rules, ending, key),
         start,
         prompt_length=prompt_length,
@@ -181,7 +176,7 @@ def beam_search(
     for other in others:
         first = first.joined(other)
     best = first.best(num_return_sequences)
-    possible = best.complete & (best.scores > -jnp.inf)  # not an empty place, and no token was barred
+    possible = best.complete & (best.scores > -jnp.inf)  # not an empty slot, and no token was masked out
     return SearchResult(
         best.tokens, best.lengths, end.finite[:, None] & possible, best.scores, best.beam_indices, end.records
     )

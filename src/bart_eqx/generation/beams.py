@@ -1,4 +1,4 @@
-"""The state of a beam search: beams, the continuations to choose from, and the hypotheses found so far."""
+"""The state of a beam search: beams, the continuations to choose from, and the hypotheses so far."""
 
 import equinox as eqx
 import jax
@@ -18,13 +18,13 @@ def gather(tree: PyTree[Array], indices: Integer[Array, "batch n"]) -> PyTree[Ar
 
 
 class Hypotheses(eqx.Module):
-    """`n` finished sequences of every row, with scores that are comparable across lengths."""
+    """`n` finished sequences of every row, with length-normalised scores."""
 
     tokens: Integer[Array, "batch n buffer"]
     scores: Float[Array, "batch n"]
     lengths: Integer[Array, "batch n"]
     complete: Bool[Array, "batch n"]
-    """False in a place that no hypothesis has taken yet."""
+    """False in an empty slot."""
     beam_indices: Integer[Array, "batch n steps"]
 
     def best(self, n: int) -> "Hypotheses":
@@ -39,7 +39,7 @@ class Continuations(eqx.Module):
     """`k` ways to continue a row's beams by one token."""
 
     parents: Integer[Array, "batch k"]
-    """The beam that is continued."""
+    """The beam that is continued, in `[0, beams)`."""
     ids: Integer[Array, "batch k"]
     """The token that is appended."""
     scores: Float[Array, "batch k"]
@@ -47,8 +47,8 @@ class Continuations(eqx.Module):
 
     @classmethod
     def best(cls, totals: Float[Array, "batch beams vocab"], k: int, key: PRNGKeyArray | None) -> "Continuations":
-        """The `k` likeliest, likeliest first; or, with a key, `k` draws without replacement in the order in which they
-        were drawn: the Gumbel-top-k trick (arXiv:1903.06059). `totals` are the scores of all continuations."""
+        """The `k` likeliest, likeliest first; or, with a key, `k` draws without replacement in the order of drawing: the
+        Gumbel-top-k trick (arXiv:1903.06059). `totals` are the scores of all continuations."""
         batch, beams, vocab = totals.shape
         flat = totals.reshape(batch, beams * vocab)
         if key is None:
@@ -61,12 +61,12 @@ class Continuations(eqx.Module):
 
 
 class Progress(eqx.Module):
-    """How far a sequence has come with the words of `force_words_ids`, which are numbered as they were given."""
+    """How far a sequence has come with the words of `force_words_ids`, numbered in the order given."""
 
     queue: Integer[Array, "*rows words"]
-    """Pending words are tried lowest first; `NOT_PENDING` for the word in progress and for complete words."""
+    """The key by which pending words are tried, lowest first; `NOT_PENDING` for other words."""
     turn: Integer[Array, "*rows"]
-    """The place in the queue for the next word that breaks off."""
+    """The queue key of the next word that breaks off."""
     node: Integer[Array, "*rows"]
     """The node of the trie that the word in progress has reached; -1 if none is in progress."""
 
@@ -78,19 +78,15 @@ class BeamGroup(eqx.Module):
     scores: Float[Array, "batch beams"]
     """The sum of each beam's log-probabilities."""
     beam_indices: Integer[Array, "batch beams steps"]
-    """For each token after the prompt, the beam that it was chosen for, in `[0, batch * num_beams)`; -1 in later steps.
-    """
+    """For each step, the parent beam, in `[0, batch * num_beams)`; -1 at later steps."""
     own_indices: Integer[Array, "batch beams"]
-    """These beams' own numbers in `[0, batch * num_beams)`."""
+    """The indices of these beams in `[0, batch * num_beams)`."""
     finished: Hypotheses
     open: Bool[Array, " batch"]
     """Rows whose hypotheses may still get better."""
     progress: Progress | None
     """`None` without `force_words_ids`."""
-
-    @property
-    def prompt_length(self) -> int:
-        return self.tokens.shape[-1] - self.beam_indices.shape[-1]
+    prompt_length: int = eqx.field(static=True)
 
     def append(
         self, continuations: Continuations, length: Integer[Array, ""]
@@ -99,8 +95,8 @@ class BeamGroup(eqx.Module):
         put = jax.lax.dynamic_update_slice_in_dim
         parents, ids = continuations.parents, continuations.ids
         tokens = put(gather(self.tokens, parents), ids[..., None].astype(self.tokens.dtype), length, axis=-1)
-        chosen_for = gather(self.own_indices, parents)[..., None]
-        return tokens, put(gather(self.beam_indices, parents), chosen_for, length - self.prompt_length, axis=-1)
+        parent_indices = gather(self.own_indices, parents)[..., None]
+        return tokens, put(gather(self.beam_indices, parents), parent_indices, length - self.prompt_length, axis=-1)
 
     def with_hypotheses(
         self,
@@ -109,7 +105,7 @@ class BeamGroup(eqx.Module):
         complete: Bool[Array, "batch k"],
         length: Integer[Array, ""],
     ) -> Hypotheses:
-        """The best of the finished hypotheses and these continuations, whose `scores` are comparable across lengths."""
+        """The best of the finished hypotheses and these continuations, whose `scores` are length-normalised."""
         tokens, beam_indices = self.append(continuations, length)
         lengths = jnp.broadcast_to(length + 1, scores.shape)
         new = Hypotheses(tokens, scores, lengths, complete, beam_indices)
@@ -124,12 +120,21 @@ class BeamGroup(eqx.Module):
     ) -> "BeamGroup":
         """The group whose beams are these continuations, one for each beam."""
         tokens, beam_indices = self.append(continuations, length)
-        return BeamGroup(tokens, continuations.scores, beam_indices, self.own_indices, finished, is_open, self.progress)
+        return BeamGroup(
+            tokens=tokens,
+            scores=continuations.scores,
+            beam_indices=beam_indices,
+            own_indices=self.own_indices,
+            finished=finished,
+            open=is_open,
+            progress=self.progress,
+            prompt_length=self.prompt_length,
+        )
 
     def as_hypotheses(
         self, scores: Float[Array, "batch beams"], complete: Bool[Array, "batch beams"], length: Integer[Array, ""]
     ) -> Hypotheses:
-        """The beams as they are, with `scores` that are comparable across lengths."""
+        """The beams as they are, with length-normalised `scores`."""
         lengths = jnp.broadcast_to(length, scores.shape)
         return Hypotheses(self.tokens, scores, lengths, complete, self.beam_indices)
 
@@ -139,11 +144,12 @@ class BeamSearchState(AbstractLoopState):
 
     groups: tuple[BeamGroup, ...]
     length: Integer[Array, ""]
-    going: Bool[Array, ""]
+    unfinished: Bool[Array, ""]
+    """Whether to take another step."""
     finite: Bool[Array, " batch"]
     """Whether `all_comparable` held for every beam at every step."""
     cache: DecoderCache
-    """In the order in which tokens were decoded: it is never reordered."""
+    """In the order of decoding: when beams are reordered, it is not."""
     records: StepRecords
 
     @property

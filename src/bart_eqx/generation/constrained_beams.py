@@ -1,7 +1,7 @@
 """Beam search with words that must occur: `ConstrainedBeamSearchScorer` and `beam_constraints.py` of transformers 4.55.
 
-There a sequence's progress is lists of Python objects; here it is a few integers for every beam. Words are begun in the
-order in which they are pending, one is in progress at a time, and a word that breaks off goes to the end of the queue.
+There a sequence's progress is lists of Python objects; here it is a few integers for every beam. Pending words form a
+queue, one word is in progress at a time, and a word that breaks off goes to the end of the queue.
 """
 
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ class ForcedWords(eqx.Module):
         return jnp.all(progress.queue == NOT_PENDING, axis=-1) & (progress.node < 0)
 
     def bank(self, progress: Progress) -> Integer[Array, "*rows"]:
-        """The number of tokens of the words done so far. A complete word counts as many as the longest word has."""
+        """The number of tokens of the words so far. A complete word counts as many as the longest word has."""
         longest = jnp.max(self.height)
         busy = progress.node >= 0
         complete = jnp.sum(progress.queue == NOT_PENDING, axis=-1, dtype=jnp.int32) - busy.astype(jnp.int32)
@@ -114,12 +114,13 @@ class ConstrainedRules(AbstractBeamRules):
     """
 
     settings: BeamSettings
-    barred_score: ClassVar[float] = ScorerRules.barred_score
+    mask_bias: ClassVar[float] = ScorerRules.mask_bias
     empty_score: ClassVar[float] = ScorerRules.empty_score
     words: ForcedWords
     num_return_sequences: int = eqx.field(static=True)
 
     def start_progress(self, prompt: Integer[Array, "batch beams prompt"]) -> Progress:
+        """The progress that the prompt makes."""
         progress = self.words.start(prompt.shape[:-1])
         for slot in range(prompt.shape[-1]):
             progress = self.words.advance(progress, prompt[..., slot])
@@ -135,11 +136,11 @@ class ConstrainedRules(AbstractBeamRules):
         assert group.progress is not None
         scorer = ScorerRules(self.settings)
         may_end = jnp.take_along_axis(self.words.is_complete(group.progress), candidates.parents, axis=-1)
-        finished, is_open, going = scorer.close(group, candidates, may_end, length)
+        finished, is_open, unfinished = scorer.close(group, candidates, may_end, length)
         likely = scorer.running(candidates, group.scores.shape[-1])
         chosen, progress = self.allocate(group, likely, totals)
         advanced = group.advanced(chosen, finished, is_open, length)
-        return eqx.tree_at(lambda g: g.progress, advanced, progress), going
+        return eqx.tree_at(lambda g: g.progress, advanced, progress), unfinished
 
     def allocate(
         self, group: BeamGroup, likely: Continuations, totals: Float[Array, "batch beams vocab"]
@@ -167,10 +168,10 @@ class ConstrainedRules(AbstractBeamRules):
         sorted_banks = jnp.take_along_axis(banks, order, axis=-1)
 
         # The rank of each within its bank, by which the beams are chosen.
-        place = jnp.arange(banks.shape[-1])
+        position = jnp.arange(banks.shape[-1])
         new_bank = jnp.concatenate([jnp.ones((batch, 1), bool), sorted_banks[:, 1:] != sorted_banks[:, :-1]], axis=-1)
-        rank = place - jax.lax.cummax(jnp.where(new_bank, place, 0), axis=1)
-        rank = jnp.where(sorted_banks >= 0, rank, place.shape[0])
+        rank = position - jax.lax.cummax(jnp.where(new_bank, position, 0), axis=1)
+        rank = jnp.where(sorted_banks >= 0, rank, position.shape[0])
         chosen = jnp.take_along_axis(order, jnp.argsort(rank, axis=-1, stable=True)[:, :beams], axis=-1)
 
         # Where no word can be advanced, the likely continuations stay in their order.
@@ -181,14 +182,14 @@ class ConstrainedRules(AbstractBeamRules):
     def _repeated(
         self, group: BeamGroup, continuations: Continuations, admitted: Bool[Array, "batch k"]
     ) -> Bool[Array, "batch k"]:
-        """True for continuations to a sequence that an earlier one gives too. The likely ones are never dropped."""
+        """True for a continuation that makes the same sequence as an earlier one. The likely ones are never dropped."""
         beams = group.scores.shape[-1]
         same_past = jnp.all(group.tokens[:, :, None] == group.tokens[:, None], axis=-1)
         same_parent = jax.vmap(lambda same, parents: same[parents][:, parents])(same_past, continuations.parents)
         same = same_parent & (continuations.ids[:, :, None] == continuations.ids[:, None])
-        place = jnp.arange(continuations.ids.shape[-1])
-        earlier = (place[None, :] < place[:, None]) & admitted[:, None, :]
-        return jnp.any(same & earlier, axis=-1) & (place >= beams)
+        position = jnp.arange(continuations.ids.shape[-1])
+        earlier = (position[None, :] < position[:, None]) & admitted[:, None, :]
+        return jnp.any(same & earlier, axis=-1) & (position >= beams)
 
     def finish(self, group: BeamGroup, length: Integer[Array, ""]) -> Hypotheses:
         assert group.progress is not None

@@ -19,7 +19,8 @@ from .beam_rules import AbstractBeamRules, BeamSettings, FlaxRules, PyTorchRules
 from .beam_search import beam_search
 from .checks import Semantics, checked_by_hand
 from .constrained_beams import ConstrainedRules, ForcedWords
-from .decode_loop import SearchResult, teacher_forced
+from .decode_loop import SearchResult
+from .model_calls import teacher_forced
 from .processors.scores import int_setting
 from .prompt_lookup import prompt_lookup
 from .sample import AbstractChoice, Draw, FlaxDraw, Greedy, sample, sample_steps

@@ -1,9 +1,9 @@
 """Greedy search that drafts tokens by looking them up, and verifies a whole draft in one call of the model.
 
-The tokens last written are looked up in the source and in what was written before; what followed them there is the
-draft. transformers' `PromptLookupCandidateGenerator` looks in the decoder's tokens alone, where a summariser's source
-does not occur. A draft costs one call of the model however long it is, and is accepted up to the first token that
-greedy search would not have chosen. The result is that of greedy search, with every processor applied everywhere.
+The last tokens of a sequence are looked up in the source and in its earlier tokens; the tokens that follow them there
+are the draft. transformers' `PromptLookupCandidateGenerator` looks in the decoder's tokens alone, which do not hold a
+summariser's source. A draft of any length costs one call of the model, and is accepted up to the first token that
+greedy search would not have chosen. The result is that of greedy search, with every processor at every position.
 """
 
 from collections.abc import Sequence
@@ -16,27 +16,18 @@ from jaxtyping import Bool, Integer
 from ..model.cache import DecoderCache
 from ..model.language_model import AbstractLanguageModel
 from ..typing import Array
-from .decode_loop import (
-    AbstractLoopState,
-    Ending,
-    ModelInputs,
-    SearchResult,
-    can_choose,
-    chunk_logits,
-    logger,
-    prefill,
-    staged_while_loop,
-)
+from .decode_loop import AbstractLoopState, EndAndPadding, SearchResult, can_choose, logger, staged_while_loop
+from .model_calls import ModelInputs, chunk_logits, prefill
 from .processors.scores import LogitsProcessor, apply, last_tokens
 
 
 class LookupState(AbstractLoopState):
-    """What one call of the model hands to the next. The buffer has room for a draft beyond its end."""
+    """What one call of the model hands to the next. The buffer has room for a draft after its last slot."""
 
     tokens: Integer[Array, "batch 1 buffer"]
     length: Integer[Array, ""]
     lengths: Integer[Array, "batch 1"]
-    """`length`, without the padding that follows a row's end."""
+    """`length`, without the padding after a row's end."""
     ended: Bool[Array, "batch 1"]
     finite: Bool[Array, "batch 1"]
     """Whether `can_choose` held for every token of the row."""
@@ -54,17 +45,17 @@ def draft(
     """The `num_tokens` tokens that follow, in `history`, the first occurrence of the row's last tokens: of its last
     `max_ngram`, or else of one fewer, and so on down to one. -1 where nothing follows."""
     batch, seq = history.shape
-    longer = jnp.concatenate([history, jnp.full((batch, num_tokens + max_ngram), -1, history.dtype)], axis=-1)
-    start, found = jnp.full(batch, seq, jnp.int32), jnp.zeros(batch, bool)
+    padded = jnp.concatenate([history, jnp.full((batch, num_tokens + max_ngram), -1, history.dtype)], axis=-1)
+    start, matched = jnp.full(batch, seq, jnp.int32), jnp.zeros(batch, bool)
     for size in range(max_ngram, 0, -1):
         ending = last_tokens(tokens, length, size)
-        matches = (longer[:, size : size + seq] >= 0) & jnp.all(ending >= 0, axis=-1, keepdims=True)
+        matches = (padded[:, size : size + seq] >= 0) & jnp.all(ending >= 0, axis=-1, keepdims=True)
         for i in range(size):
-            matches = matches & (longer[:, i : i + seq] == ending[:, i : i + 1])
-        start = jnp.where(found, start, jnp.argmax(matches, axis=-1).astype(jnp.int32) + size)
-        found = found | jnp.any(matches, axis=-1)
-    start = jnp.where(found, start, seq)  # into the -1 after `history`
-    return jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, num_tokens))(longer, start)
+            matches = matches & (padded[:, i : i + seq] == ending[:, i : i + 1])
+        start = jnp.where(matched, start, jnp.argmax(matches, axis=-1).astype(jnp.int32) + size)
+        matched = matched | jnp.any(matches, axis=-1)
+    start = jnp.where(matched, start, seq)  # into the -1 after `history`
+    return jax.vmap(lambda row, at: jax.lax.dynamic_slice_in_dim(row, at, num_tokens))(padded, start)
 
 
 def step(
@@ -73,13 +64,13 @@ def step(
     padding: Integer[Array, "batch 1"] | None,
     source: Integer[Array, "batch src"],
     processors: Sequence[LogitsProcessor],
-    ending: Ending,
+    ending: EndAndPadding,
     num_tokens: int,
     max_ngram: int,
 ) -> LookupState:
-    """Draft `num_tokens` tokens, decode them behind the last one, and append those that greedy search chooses."""
+    """Draft `num_tokens` tokens, decode them after the last one, and append those that greedy search would choose."""
     length = state.length
-    gap = jnp.full((source.shape[0], 1), -1, jnp.int32)  # no match runs from the source into the target
+    gap = jnp.full((source.shape[0], 1), -1, jnp.int32)  # no match spans the source and the target
     history = jnp.concatenate([source, gap, state.tokens[:, 0]], axis=-1)
     drafts = draft(history, state.tokens[:, 0], length, num_tokens, max_ngram)[:, None]
 
@@ -122,13 +113,13 @@ def prompt_lookup(
     inputs: ModelInputs,
     source: Integer[Array, "batch src"] | None,
     processors: Sequence[LogitsProcessor],
-    ending: Ending,
+    ending: EndAndPadding,
     *,
     num_tokens: int,
     max_ngram: int,
     buffer: int,
 ) -> SearchResult:
-    """One sequence about each source, of `buffer` slots at most. `source` holds its tokens, -1 at padding."""
+    """One sequence for each source, of at most `buffer` slots. `source` holds its tokens, -1 at padding."""
     batch, prompt_length = inputs.prompt.shape
     logger.info("Compiling prompt lookup: %d sequences, %d tokens, drafts of %d", batch, buffer, num_tokens)
     tokens, cache = prefill(model, inputs, 1, buffer)

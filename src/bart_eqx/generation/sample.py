@@ -1,4 +1,4 @@
-"""Greedy search and sampling: at every step one token for every row, the likeliest or a random draw."""
+"""Greedy search and sampling: at every step the likeliest token of each sequence, or a random draw."""
 
 import abc
 from collections.abc import Iterator, Sequence
@@ -14,19 +14,15 @@ from ..model.language_model import AbstractLanguageModel
 from ..typing import Array
 from .decode_loop import (
     AbstractLoopState,
-    Ending,
-    ModelInputs,
+    EndAndPadding,
     SearchResult,
     StepRecords,
     can_choose,
     logger,
-    logits_dtype,
-    next_logits,
-    prefill,
     staged_while_loop,
-    tree_slots,
     with_slots,
 )
+from .model_calls import ModelInputs, logits_dtype, next_logits, prefill, tree_slots
 from .processors.scores import LogitsProcessor, apply
 
 
@@ -50,8 +46,8 @@ class Greedy(AbstractChoice):
 
 
 class Draw(AbstractChoice):
-    """A draw from the softmax. The key of a draw is `key` folded with its row and its slot, so that a row's draws do
-    not depend on the other rows."""
+    """A draw from the softmax. Its key is `key` folded with the row and the slot, so that the draws of a row do not
+    depend on the other rows."""
 
     key: PRNGKeyArray
 
@@ -82,7 +78,7 @@ class SampleState(AbstractLoopState):
     tokens: Integer[Array, "batch beams buffer"]
     length: Integer[Array, ""]
     lengths: Integer[Array, "batch beams"]
-    """`length`, without the padding that follows a row's end."""
+    """`length`, without the padding after a row's end."""
     ended: Bool[Array, "batch beams"]
     finite: Bool[Array, "batch beams"]
     """Whether `can_choose` held for every token of the row."""
@@ -97,7 +93,7 @@ class SampleState(AbstractLoopState):
         prompt_length: int,
         records: StepRecords,
     ) -> "SampleState":
-        """After `prefill`."""
+        """The state after `prefill`."""
         rows = tokens.shape[:-1]
         length = jnp.asarray(prompt_length, jnp.int32)
         return cls(
@@ -110,8 +106,14 @@ class SampleState(AbstractLoopState):
             records=records,
         )
 
-    def going(self, ending: Ending) -> Bool[Array, ""]:
+    def unfinished(self, ending: EndAndPadding) -> Bool[Array, ""]:
         return (self.length < ending.max_length) & ~jnp.all(self.ended)
+
+
+def own_ancestors(shape: tuple[int, int, int], step: Integer[Array, ""]) -> Integer[Array, "batch beams steps"]:
+    """For `next_logits`: a sample attends to its own tokens only."""
+    _, num_beams, steps = shape
+    return jnp.broadcast_to(jnp.where(jnp.arange(steps) <= step, jnp.arange(num_beams)[:, None], -1), shape)
 
 
 def step(
@@ -120,15 +122,13 @@ def step(
     padding: Integer[Array, "batch 1"] | None,
     processors: Sequence[LogitsProcessor],
     choose: AbstractChoice,
-    ending: Ending,
+    ending: EndAndPadding,
     prompt_length: int,
 ) -> SampleState:
     """Decode the last token of every row, process the scores, and append a token."""
-    _, num_beams, buffer = state.tokens.shape
-    past = jnp.arange(buffer - prompt_length) <= state.length - prompt_length
-    own = jnp.where(past, jnp.arange(num_beams)[:, None], -1)  # a sequence is its own only ancestor
-    ancestors = jnp.broadcast_to(own, (*state.tokens.shape[:2], buffer - prompt_length))
-    logits, cache = next_logits(model, state.tokens, state.length, state.cache, ancestors, padding)
+    batch, num_beams, buffer = state.tokens.shape
+    ancestors = own_ancestors((batch, num_beams, buffer - prompt_length), state.length - prompt_length)
+    logits, cache = next_logits(model, state.tokens, state.length, state.cache, ancestors, padding, prompt_length)
     scores = apply(processors, logits, state.tokens, state.length)
     token = jnp.where(state.ended, ending.pad_token_id, choose(scores, state.length).astype(jnp.int32))
     return SampleState(
@@ -148,14 +148,14 @@ def sample(
     inputs: ModelInputs,
     processors: Sequence[LogitsProcessor],
     choose: AbstractChoice,
-    ending: Ending,
+    ending: EndAndPadding,
     *,
     num_sequences: int,
     buffer: int,
     output_scores: bool,
     output_logits: bool,
 ) -> SearchResult:
-    """`num_sequences` sequences about each source, of `buffer` slots at most."""
+    """`num_sequences` sequences for each source, of at most `buffer` slots."""
     batch, prompt_length = inputs.prompt.shape
     steps = buffer - prompt_length
     logger.info("Compiling %s: %d x %d sequences, %d tokens", type(choose).__name__, batch, num_sequences, buffer)
@@ -163,7 +163,7 @@ def sample(
     shape = (batch, num_sequences, steps, model.config.vocab_size)
     records = StepRecords.empty(shape, logits_dtype(cache), scores=output_scores, logits=output_logits)
     end = staged_while_loop(
-        lambda state: state.going(ending),
+        lambda state: state.unfinished(ending),
         lambda state: step(model, state, inputs.padding, processors, choose, ending, prompt_length),
         SampleState.start(tokens, cache, prompt_length, records),
         prompt_length=prompt_length,
@@ -178,28 +178,27 @@ def sample_steps(
     inputs: ModelInputs,
     processors: Sequence[LogitsProcessor],
     choose: AbstractChoice,
-    ending: Ending,
+    ending: EndAndPadding,
     *,
     num_sequences: int,
     buffer: int,
 ) -> Iterator[Integer[Array, "batch beams"]]:
-    """The tokens of `sample`, one step at a time: each is one call of a compiled function.
+    """The tokens of `sample`, one step at a time. Each step is one call of a compiled function.
 
     Raises:
         FloatingPointError: if `can_choose` does not hold for a row.
     """
     state, padding = _start(model, inputs, num_sequences, buffer)
     unchanged = (model, padding, processors, choose, ending, inputs.prompt.shape[-1])
-    going = True
-    while going:
-        state, token, more, finite = _next(unchanged, state)
+    unfinished = True
+    while unfinished:
+        state, token, unfinished, finite = _next(unchanged, state)
         if not finite:
             raise FloatingPointError(
                 "A token cannot be chosen: scores are NaN or infinite (look at the model's weights and its dtype), or "
-                "options and processors together bar every token."
+                "options and processors together mask out every token."
             )
         yield token
-        going = bool(more)
 
 
 @eqx.filter_jit
@@ -217,12 +216,20 @@ def _start(
 @eqx.filter_jit(donate="all-except-first")
 def _next(
     unchanged: tuple[
-        AbstractLanguageModel, Integer[Array, "batch 1"] | None, Sequence[LogitsProcessor], AbstractChoice, Ending, int
+        AbstractLanguageModel,
+        Integer[Array, "batch 1"] | None,
+        Sequence[LogitsProcessor],
+        AbstractChoice,
+        EndAndPadding,
+        int,
     ],
     state: SampleState,
 ) -> tuple[SampleState, Integer[Array, "batch beams"], Bool[Array, ""], Bool[Array, ""]]:
-    """One step: the state, its new token, whether to go on, and whether all tokens could be chosen."""
+    """One step: the state, its new token, whether it is unfinished, and whether all tokens could be chosen.
+
+    All that a step does not change is one tuple, because `donate` spares only the first argument.
+    """
     model, padding, processors, choose, ending, prompt_length = unchanged
     state = step(model, state, padding, processors, choose, ending, prompt_length)
     token = jax.lax.dynamic_index_in_dim(state.tokens, state.length - 1, axis=-1, keepdims=False)
-    return state, token, state.going(ending), jnp.all(state.finite)
+    return state, token, state.unfinished(ending), jnp.all(state.finite)
