@@ -1,6 +1,8 @@
 """`generate` and `stream`: what holds for every search, whatever the reference does."""
 
+import dataclasses
 import functools
+import inspect
 import itertools
 import logging
 from pathlib import Path
@@ -22,6 +24,7 @@ from bart_eqx.generation.beam_search import beam_search
 from bart_eqx.generation.beams import Continuations
 from bart_eqx.generation.decode_loop import EndAndPadding
 from bart_eqx.generation.model_calls import ModelInputs
+from bart_eqx.generation.request import Request
 from bart_eqx.model.outputs import BaseModelOutput
 from bart_eqx.typing import Array
 from generation_cases import cases, mismatch
@@ -303,6 +306,22 @@ def test_attentions_of_the_chosen_tokens(model: Model) -> None:
         np.testing.assert_allclose(last, out.decoder_hidden_states[-1][row, : length - 1], atol=1e-4)
 
 
+def test_attentions_of_a_padded_prompt(model: Model) -> None:
+    """In slots, padding first; in `sequences` it is last."""
+    ids = ragged_inputs(model.config)["input_ids"][:1]
+    options: dict[str, Any] = dict(max_new_tokens=4, output_attentions=True) | FREE
+    prompt, mask = np.array([[2, 40, 9, 1, 1]]), np.array([[1, 1, 1, 0, 0]])
+    padded = generate(model, ids, decoder_input_ids=prompt, decoder_attention_mask=mask, **options)
+    alone = generate(model, ids, decoder_input_ids=prompt[:, :3], **options)
+    np.testing.assert_array_equal(padded.sequences[:, :7], alone.sequences)
+    assert padded.decoder_attentions is not None and alone.decoder_attentions is not None
+    ours, wanted = padded.decoder_attentions[0], alone.decoder_attentions[0]
+    assert ours is not None and wanted is not None
+    steps = int(alone.lengths[0]) - 3
+    assert (ours[..., :steps, :2] == 0).all()
+    np.testing.assert_allclose(ours[..., :steps, 2:], wanted[..., :steps, :], atol=1e-6)
+
+
 DRAWS = 20_000
 
 
@@ -370,6 +389,19 @@ def test_streams_what_generate_writes(model: Model, search: str) -> None:
     assert all(token.shape == (3,) for token in tokens)
     assert len(tokens) == int(whole.lengths.max()) - 1
     np.testing.assert_array_equal(np.stack(tokens, axis=1), whole.sequences[:, 1 : 1 + len(tokens)])
+
+
+def test_a_request_has_the_arguments_of_generate(model: Model) -> None:
+    """`stream` has them from there: names and defaults. What is no argument is an option, `options` as well."""
+    parameters = list(inspect.signature(generate).parameters.values())[:-1]
+    fields = [field for field in dataclasses.fields(Request) if field.name != "options"]
+    assert [p.name for p in parameters] == [field.name for field in fields]
+    assert [p.default for p in parameters[1:]] == [field.default for field in fields[1:]]
+    for name in ("max_lenght", "options"):
+        unknown: dict[str, Any] = {name: 3}
+        for call in (generate, stream):
+            with pytest.raises(TypeError, match=f"There is no option `{name}`"):
+                call(model, np.array([5, 6]), **unknown)
 
 
 def test_a_stream_checks_at_once(model: Model) -> None:
@@ -741,13 +773,13 @@ def test_bad_inputs(model: Model, causal: bart_eqx.BartForCausalLM) -> None:
         generate(model, np.array([5, 97]))
     with pytest.raises(ValueError, match="all padding"):
         generate(model, np.array([5, 6]), decoder_input_ids=np.array([2, 6]), decoder_attention_mask=np.array([0, 0]))
-    with pytest.raises(ValueError, match="nothing to write:|nothing to write. Raise"):
+    with pytest.raises(ValueError, match="none is left to generate. Raise"):
         generate(model, np.array([5, 6]), decoder_input_ids=np.arange(20), max_length=20)
     with pytest.raises(ValueError, match="`decoder_attention_mask` was given without `decoder_input_ids`"):
         generate(model, np.array([5, 6]), decoder_attention_mask=np.array([1]))
-    with pytest.raises(ValueError, match="nothing to write about"):
+    with pytest.raises(ValueError, match="The batch or the source is empty"):
         generate(model, np.zeros((0, 5), int))
-    with pytest.raises(ValueError, match="nothing to write about"):
+    with pytest.raises(ValueError, match="The batch or the source is empty"):
         generate(model, np.zeros((3, 0), int))
     encoded = BaseModelOutput(jnp.ones((3, 11, 30)))
     with pytest.raises(ValueError, match=r"are of \(3, 11\) tokens; ids or mask \(11, 3\)"):

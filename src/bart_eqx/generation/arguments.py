@@ -1,4 +1,4 @@
-"""The arguments of one call of `generate` or `stream`: read, checked, and put on the device, before a search."""
+"""From a `Request` to the `Arguments` of a search: checked, and on the device."""
 
 import dataclasses
 import math
@@ -12,32 +12,24 @@ from jaxtyping import Float, Integer, PRNGKeyArray
 from ..generation_config import GenerationConfig
 from ..model.language_model import AbstractCausalLM
 from ..typing import Array, HostArray
-from .checks import (
-    Semantics,
-    check_arguments,
-    check_options,
-    check_shapes,
-    check_vocabulary,
-    checked_length,
-    reads_features,
-    split_traced,
-)
+from .checks import check_arguments, check_options, check_shapes, check_vocabulary, checked_length, split_traced
 from .decode_loop import EndAndPadding
+from .host_inputs import decoder_inputs, encoder_decoder_inputs
 from .model_calls import ModelInputs
 from .processors.from_config import flax_processors, number, pytorch_processors
 from .processors.scores import LogitsProcessor, int_setting
 from .processors.token_trie import PrefixTrie
+from .request import Request, Semantics
 from .sharding import RowSharding
-from .texts import decoder_texts, encoder_decoder_texts
 
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """The validated arguments of one call."""
+    """What a search needs of one call."""
 
     config: GenerationConfig
     traced: Mapping[str, Float[Array, ""]]
-    """Settings that the caller has traced. Those of `config` are placeholders."""
+    """Settings that the caller has traced, for which `config` has placeholders."""
     inputs: ModelInputs
     source: Integer[Array, "batch src"] | None
     """The source's tokens, -1 at padding; for a decoder alone, those of its prompt."""
@@ -48,7 +40,7 @@ class Arguments:
     buffer: int
     """`max_length`, rounded up to `pad_to_multiple_of`."""
     batch: tuple[int, ...]
-    """The caller's batch axes. `inputs` has one axis for them."""
+    """The caller's batch axes, which are one axis in `inputs`."""
     source_length: int
     """Source tokens before rounding up; 0 without a source, and where the source is features."""
     semantics: Semantics
@@ -70,26 +62,29 @@ class Arguments:
         return self.inputs.prompt.shape[-1]
 
 
-def validated(given: Mapping[str, Any]) -> Arguments:
-    """Read the arguments of `generate`, by name, with its `**options` under `options`.
+def validated(request: Request) -> Arguments:
+    """Check a request, and put its arrays on the device.
 
     Raises:
         TypeError, ValueError: as `generate` does.
     """
-    check_arguments(given)
-    sharding = _row_sharding(given)
-    model, semantics = given["model"], given["semantics"]
-    options, traced = split_traced(given["options"])
-    multiple, allowed = given["pad_to_multiple_of"], given["prefix_allowed_tokens"]
-    config = (given["generation_config"] or model.generation_config).override(**options)
+    check_arguments(request)
+    sharding = _row_sharding(request)
+    model, semantics = request.model, request.semantics
+    options, traced = split_traced(request.options)
+    multiple, allowed = request.pad_to_multiple_of, request.prefix_allowed_tokens
+    config = (request.generation_config or model.generation_config).override(**options)
     decoder_alone = isinstance(model, AbstractCausalLM)
-    has = dict(has_trie=allowed is not None, has_key=given["key"] is not None)
+    has = dict(has_trie=allowed is not None, has_key=request.key is not None)
     check_options(config, options, semantics, decoder_alone=decoder_alone, **has)
     check_vocabulary(config, model.config.vocab_size)
 
-    texts = (decoder_texts if decoder_alone else encoder_decoder_texts)(model, config, given)
-    prompt, source, states = texts.prompt, texts.source, texts.encoder_hidden_states
-    source_mask = texts.encoder_attention_mask
+    if decoder_alone:
+        host_inputs = decoder_inputs(request, config)
+    else:
+        host_inputs = encoder_decoder_inputs(request, config)
+    prompt, source, features = host_inputs.prompt, host_inputs.source, host_inputs.features
+    states, source_mask = host_inputs.encoder_hidden_states, host_inputs.encoder_attention_mask
     batch = prompt.ids.shape[:-1]
     check_shapes(prompt.ids, None if source is None else source.ids, source_mask, states)
 
@@ -105,38 +100,42 @@ def validated(given: Mapping[str, Any]) -> Arguments:
             source_mask = source.mask
 
     rows = math.prod(batch)
-    place = jax.device_put if sharding is None else sharding.put_rows
-    put = lambda x: place(x.reshape(rows, x.shape[-1]))
-    put_given = lambda x: None if x is None else put(x)
-    if texts.features is not None:
-        to_encode = place(texts.features.reshape(rows, *texts.features.shape[-2:]))
+    device_put = jax.device_put if sharding is None else sharding.put_rows
+
+    def put_rows(x: HostArray | None, ndim: int = 1) -> Any:
+        """`x` with one batch axis. Its last `ndim` axes are not batch axes."""
+        return None if x is None else device_put(x.reshape(rows, *x.shape[x.ndim - ndim :]))
+
+    if source is not None and states is None:
+        to_encode = put_rows(source.ids)
     else:
-        to_encode = None if states is not None or source is None else put(source.ids)
+        to_encode = put_rows(features, ndim=2)
     inputs = ModelInputs(
-        prompt=put(prompt.ids),
-        prompt_mask=put_given(prompt.mask),
+        prompt=put_rows(prompt.ids),
+        prompt_mask=put_rows(prompt.mask),
         input_ids=to_encode,
-        encoder_hidden_states=None if states is None else place(states.reshape(rows, *states.shape[-2:])),
-        encoder_attention_mask=put_given(source_mask),
+        encoder_hidden_states=put_rows(states, ndim=2),
+        encoder_attention_mask=put_rows(source_mask),
     )
-    read = prompt if decoder_alone else source
-    tokens = None if read is None else put(read.marked())
+    # What options take for the source: processors that read its tokens, and prompt lookup.
+    looked_up = prompt if decoder_alone else source
+    source_tokens = None if looked_up is None else put_rows(looked_up.marked())
     lengths = dict(prompt_length=prompt_length, max_length=max_length)
     if semantics == "flax":
-        processors = flax_processors(config, traced, **lengths, custom=given["logits_processor"])
+        processors = flax_processors(config, traced, **lengths, custom=request.logits_processor)
     else:
         trie = None
         if allowed is not None:
             sets = _allowed_sets(allowed, rows, model.config.vocab_size)
             trie = PrefixTrie.allowing(sets, config.eos_token_ids, prompt_length)
         processors = pytorch_processors(
-            config, traced, **lengths, source=tokens, trie=trie, custom=given["logits_processor"]
+            config, traced, **lengths, source=source_tokens, trie=trie, custom=request.logits_processor
         )
     return Arguments(
         config=config,
         traced=traced,
         inputs=inputs,
-        source=tokens,
+        source=source_tokens,
         processors=processors,
         ending=EndAndPadding(
             int_setting(max_length), int_setting(config.eos_token_ids), int_setting(config.pad_token_id)
@@ -146,18 +145,22 @@ def validated(given: Mapping[str, Any]) -> Arguments:
         batch=batch,
         source_length=source_length,
         semantics=semantics,
-        key=given["key"],
+        key=request.key,
         sharding=sharding,
     )
 
 
-def _row_sharding(given: Mapping[str, Any]) -> RowSharding | None:
-    outputs = given["encoder_outputs"]
-    states = None if outputs is None else outputs.last_hidden_state
-    masks = ("attention_mask", "decoder_attention_mask", "encoder_attention_mask")
-    others = [(given[name], 1) for name in ("decoder_input_ids", *masks)]
-    source_ndim = 2 if reads_features(given["model"]) else 1
-    return RowSharding.of([(given["input_ids"], source_ndim), (states, 2), *others])
+def _row_sharding(request: Request) -> RowSharding | None:
+    return RowSharding.of(
+        [
+            (request.input_ids, 2 if request.reads_features else 1),
+            (request.encoder_hidden_states, 2),
+            (request.decoder_input_ids, 1),
+            (request.attention_mask, 1),
+            (request.decoder_attention_mask, 1),
+            (request.encoder_attention_mask, 1),
+        ]
+    )
 
 
 def _allowed_sets(allowed: Sequence[Any], rows: int, vocab_size: int) -> list[list[list[int]]]:

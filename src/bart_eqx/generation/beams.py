@@ -47,8 +47,8 @@ class Continuations(eqx.Module):
 
     @classmethod
     def best(cls, totals: Float[Array, "batch beams vocab"], k: int, key: PRNGKeyArray | None) -> "Continuations":
-        """The `k` likeliest, likeliest first; or, with a key, `k` draws without replacement in the order of drawing: the
-        Gumbel-top-k trick (arXiv:1903.06059). `totals` are the scores of all continuations."""
+        """The `k` likeliest, likeliest first; or, with a key, `k` draws without replacement, in the order of drawing
+        (the Gumbel-top-k trick, arXiv:1903.06059). `totals` are the scores of all continuations."""
         batch, beams, vocab = totals.shape
         flat = totals.reshape(batch, beams * vocab)
         if key is None:

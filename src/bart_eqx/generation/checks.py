@@ -1,10 +1,10 @@
-"""Checks of a call before its search: options that contradict each other, unknown tokens, shapes, lengths."""
+"""Checks of a call before its search: types, options that contradict each other, token ids, shapes, lengths."""
 
 import dataclasses
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,11 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from ..generation_config import GenerationConfig
-from ..model.language_model import AbstractLanguageModel, AbstractSeq2SeqLM
+from ..model.language_model import AbstractLanguageModel
 from ..model.outputs import BaseModelOutput
 from ..typing import Array, HostArray
+from .request import Request, Semantics
 
-
-Semantics = Literal["pytorch", "flax"]
 
 _SAMPLING = "temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff".split()
 _BEAMS = "early_stopping length_penalty".split()
@@ -29,10 +28,8 @@ _FLAX_READS = frozenset(
     "output_scores output_logits output_attentions output_hidden_states".split()
 )
 
-
-_MASKS = dict(attention_mask="input_ids", decoder_attention_mask="decoder_input_ids", encoder_attention_mask=None)
-
-# Settings that may be traced, each with a value under which it is on: it decides what is compiled, the number does not.
+# Settings that may be traced, and a placeholder for each, with which the option is on. What is compiled depends on
+# whether it is on, not on the number.
 _TRACEABLE = dict(
     temperature=0.5,
     top_p=0.5,
@@ -47,66 +44,59 @@ _TRACEABLE = dict(
     diversity_penalty=2.0,
 )
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 
-
-def checked_by_hand(function: Function) -> Function:
-    """Turns jaxtyping's check of this signature off, whose report prints the whole model: `check_arguments` says what
-    is wrong in one sentence."""
-    setattr(function, "__no_type_check__", True)  # noqa: B010
-    return function
-
-
-def reads_features(model: AbstractLanguageModel) -> bool:
-    """Whether the source is features, and not token ids."""
-    return isinstance(model, AbstractSeq2SeqLM) and model.source_ndim == 2
-
-
-def check_arguments(given: Mapping[str, Any]) -> None:
-    """The types of all arguments of `generate`, the dtypes of arrays, and the shapes of masks.
+def check_arguments(request: Request) -> None:
+    """Check the types of all arguments of `generate`, the dtypes of arrays, and the shapes of masks.
 
     Raises:
         TypeError, ValueError: as `generate` does.
     """
-    if not isinstance(given["model"], AbstractLanguageModel):
+    if not isinstance(request.model, AbstractLanguageModel):
         raise TypeError(
             "`model` must be a language model, as BartForConditionalGeneration, BartForCausalLM or another "
-            f"AbstractLanguageModel. Got {_described(given['model'])}."
+            f"AbstractLanguageModel. Got {_described(request.model)}."
         )
-    if reads_features(given["model"]):
-        _check_array("input_ids", given["input_ids"], "floats [*batch, rows, columns]", jnp.floating, ndim=2)
+    if request.reads_features:
+        _check_array("input_ids", request.input_ids, "floats [*batch, rows, columns]", jnp.floating, ndim=2)
     else:
-        _check_array("input_ids", given["input_ids"], "integers [*batch, src]", jnp.integer)
-    _check_array("decoder_input_ids", given["decoder_input_ids"], "integers [*batch, prompt]", jnp.integer)
-    for name, ids_name in _MASKS.items():
-        if ids_name == "input_ids" and reads_features(given["model"]):
-            ids_name = None  # the mask is of the states, which the model may make fewer
-        mask, ids = given[name], None if ids_name is None else given[ids_name]
-        _check_array(name, mask, "booleans or integers, False or zero at padding", jnp.integer, jnp.bool_)
-        if mask is not None and ids is not None and mask.shape != ids.shape:
-            raise ValueError(f"`{name}` must have the shape of `{ids_name}`, {ids.shape}. Got {mask.shape}.")
-    outputs = given["encoder_outputs"]
+        _check_array("input_ids", request.input_ids, "integers [*batch, src]", jnp.integer)
+    _check_array("decoder_input_ids", request.decoder_input_ids, "integers [*batch, prompt]", jnp.integer)
+    # A mask over features has the shape of the encoder's states, of which a model may make fewer.
+    source_ids = None if request.reads_features else request.input_ids
+    _check_mask("attention_mask", request.attention_mask, "input_ids", source_ids)
+    _check_mask(
+        "decoder_attention_mask", request.decoder_attention_mask, "decoder_input_ids", request.decoder_input_ids
+    )
+    _check_mask("encoder_attention_mask", request.encoder_attention_mask)
+    outputs = request.encoder_outputs
     if outputs is not None:
         if not isinstance(outputs, BaseModelOutput):
             raise TypeError(f"`encoder_outputs` must be what `model.encode` returns. Got {_described(outputs)}.")
         name = "encoder_outputs.last_hidden_state"
         _check_array(name, outputs.last_hidden_state, "floats [*batch, src, dim]", jnp.floating, ndim=2)
-    if not isinstance(given["generation_config"], GenerationConfig | None):
-        kind = _described(given["generation_config"])
+    if not isinstance(request.generation_config, GenerationConfig | None):
+        kind = _described(request.generation_config)
         raise TypeError(
             f"`generation_config` must be a GenerationConfig, as GenerationConfig.from_dict makes one. Got {kind}."
         )
-    if given["semantics"] not in ("pytorch", "flax"):
-        raise ValueError(f'`semantics` must be "pytorch" or "flax". Got {given["semantics"]!r}.')
-    custom = given["logits_processor"]
+    if request.semantics not in ("pytorch", "flax"):
+        raise ValueError(f'`semantics` must be "pytorch" or "flax". Got {request.semantics!r}.')
+    custom = request.logits_processor
     if not isinstance(custom, Sequence) or not all(map(callable, custom)):
         raise TypeError(f"`logits_processor` must be a list of functions. Got {_described(custom)}.")
-    multiple = given["pad_to_multiple_of"]
+    multiple = request.pad_to_multiple_of
     if multiple is not None and (not isinstance(multiple, int) or multiple < 1):
         raise ValueError(f"`pad_to_multiple_of` must be at least 1. Got {multiple}.")
-    key = given["key"]
+    key = request.key
     if key is not None and not (isinstance(key, Array) and _is_key(key)):
         raise TypeError(f"`key` must be one JAX key, as from jax.random.key(0). Got {_described(key)}.")
+
+
+def _check_mask(name: str, mask: Any, ids_name: str = "", ids: Any = None) -> None:
+    """The mask of `ids`, where they were given."""
+    _check_array(name, mask, "booleans or integers, False or zero at padding", jnp.integer, jnp.bool_)
+    if mask is not None and ids is not None and mask.shape != ids.shape:
+        raise ValueError(f"`{name}` must have the shape of `{ids_name}`, {ids.shape}. Got {mask.shape}.")
 
 
 def _check_array(name: str, value: Any, wanted: str, *dtypes: Any, ndim: int = 1) -> None:
@@ -133,7 +123,7 @@ def _described(value: Any) -> str:
 
 
 def split_traced(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Float[Array, ""]]]:
-    """The options, in which plain values stand for traced ones; and the traced ones by name, in float32.
+    """The options, with placeholders for traced values; and the traced values by name, in float32.
 
     Raises:
         TypeError: if an option is traced that decides what is compiled.
@@ -160,7 +150,8 @@ def check_options(
     has_trie: bool,
     has_key: bool,
 ) -> None:
-    """`config` is the whole of the settings, `options` what the call itself sets."""
+    """Refuse options that contradict each other, and warn of those without effect. `config` has all settings, `options`
+    only those of this call."""
     if config.do_sample and not has_key:
         raise ValueError(
             "Sampling draws from `key`. Give one, as in generate(..., do_sample=True, key=jax.random.key(0))."
@@ -193,7 +184,7 @@ def check_options(
 
 
 def _warn(message: str) -> None:
-    """At the line that called this package."""
+    """Warn at the line that called this package."""
     level, frame = 1, sys._getframe()
     while frame is not None and frame.f_globals["__name__"].split(".")[0] in ("bart_eqx", "jaxtyping"):
         level, frame = level + 1, frame.f_back
@@ -209,8 +200,8 @@ def check_vocabulary(config: GenerationConfig, vocab_size: int) -> None:
         "forced_eos_token_id", "bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens",
     )}  # fmt: skip
     named["sequence_bias"] = [token for sequence in config.sequence_biases for token in sequence]
-    for name, found in named.items():
-        check_tokens(name, found, vocab_size)
+    for name, ids in named.items():
+        check_tokens(name, ids, vocab_size)
     if set(named["force_words_ids"]) & set(config.eos_token_ids):
         raise ValueError("`force_words_ids` must not have the token that ends a sequence.")
 
@@ -223,24 +214,24 @@ def check_tokens(name: str, tokens: Sequence[int], vocab_size: int) -> None:
 def check_shapes(
     prompt: HostArray, source: HostArray | None, source_mask: HostArray | None, encoder_hidden_states: HostArray | None
 ) -> None:
-    """Ids and masks against each other and against `encoder_outputs`."""
+    """Check ids and masks against each other and against `encoder_outputs`."""
     if encoder_hidden_states is not None:
         batch, tokens = encoder_hidden_states.shape[:-2], encoder_hidden_states.shape[:-1]
         axes = dict(prompt=prompt.shape[:-1]) | ({} if source is None else dict(input_ids=source.shape[:-1]))
-        if wrong := [f"{name} {found}" for name, found in axes.items() if found != batch]:
+        if wrong := [f"{name} {shape}" for name, shape in axes.items() if shape != batch]:
             raise ValueError(f"`encoder_outputs` has batch axes {batch}, and others {', '.join(wrong)}.")
         for array in (source, source_mask):
             if array is not None and array.shape != tokens:
                 raise ValueError(f"`encoder_outputs` are of {tokens} tokens; ids or mask {array.shape}.")
     if 0 in prompt.shape[:-1] or (source is not None and source.shape[-1] == 0):
-        raise ValueError("There is nothing to write about: no rows, or a source without tokens.")
+        raise ValueError("The batch or the source is empty.")
 
 
 def checked_length(
     model: AbstractLanguageModel, config: GenerationConfig, prompt_length: int, semantics: Semantics, explicit: bool
 ) -> int:
-    """The slots of a whole sequence. `explicit`: the call set `max_length` itself. An explicit 20, which is also the
-    default, is 20 tokens after the prompt in the Flax loops."""
+    """The slots of a whole sequence, prompt included. `explicit`: whether the call itself set `max_length`. In the Flax
+    loops an explicit 20, which is also the default, means 20 tokens after the prompt."""
     positions = model.config.max_position_embeddings
     if config.max_new_tokens is not None:
         length = prompt_length + config.max_new_tokens
@@ -250,7 +241,7 @@ def checked_length(
         length = config.max_length
     if length <= prompt_length:
         raise ValueError(
-            f"The prompt has {prompt_length} tokens, and max_length={length} counts them: there is nothing to write. "
+            f"The prompt has {prompt_length} tokens, and max_length={length} counts them: none is left to generate. "
             f"Raise `max_length`, or set `max_new_tokens`."
         )
     if length - 1 > positions:

@@ -1,7 +1,6 @@
 """`generate` and `stream`: from a source to the tokens that the model generates."""
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,12 +16,12 @@ from ..typing import Array, HostArray, Mask
 from .arguments import Arguments, validated
 from .beam_rules import AbstractBeamRules, BeamSettings, FlaxRules, PyTorchRules, ScorerRules
 from .beam_search import beam_search
-from .checks import Semantics, checked_by_hand
 from .constrained_beams import ConstrainedRules, ForcedWords
 from .decode_loop import SearchResult
 from .model_calls import teacher_forced
 from .processors.scores import int_setting
 from .prompt_lookup import prompt_lookup
+from .request import Request, Semantics, checked_by_hand
 from .sample import AbstractChoice, Draw, FlaxDraw, Greedy, sample, sample_steps
 
 
@@ -30,6 +29,9 @@ class GenerationResult(eqx.Module):
     """What `generate` returns. A row is a sequence; the `num_return_sequences` of a source follow one another.
 
     A field is `None` where it was not asked for, or where the search does not have it.
+
+    `steps` are the tokens after the prompt. If a row's prompt has `prompt` slots, start token included, of which
+    `padding` are padded, step `t` has chosen token `prompt - padding + t` of `sequences`.
     """
 
     sequences: Integer[Array, "*rows max_len"]
@@ -37,25 +39,25 @@ class GenerationResult(eqx.Module):
     lengths: Integer[Array, "*rows"]
     """Tokens before the padding, prompt and end included."""
     finite: Bool[Array, "*rows"]
-    """False where a token was chosen among scores that are NaN or infinite, or although it was barred, as where every
-    token is: the sequence then means nothing."""
+    """False if a token was chosen although its scores were NaN, infinite or all masked. Discard the sequence."""
     scores: Float[Array, "*rows"] | None = None
     """Beam search: the sum of the log-probabilities, divided by the generated length to the power `length_penalty`."""
     beam_indices: Integer[Array, "*rows steps"] | None = None
-    """Beam search: the beam that each token was chosen for, a row of `step_scores` with all batch axes as one; -1 after
-    the end."""
+    """Beam search: for each token, the parent beam: its index in `step_scores` flattened to `[batch * num_beams, ...]`;
+    -1 after the end."""
     step_scores: Float[Array, "*beams steps vocab"] | None = None
     """With `output_scores`: the processed scores of every step. In beam search they are log-probabilities."""
     step_logits: Float[Array, "*beams steps vocab"] | None = None
     """With `output_logits`: the model's logits at every step."""
     cross_attentions: tuple[Float[Array, "*rows heads steps src"] | None, ...] | None = None
-    """With `output_attentions`: in every layer, the weights over the source from which each token was chosen."""
+    """With `output_attentions`: for each layer and step, the weights over the source."""
     decoder_attentions: tuple[Float[Array, "*rows heads steps slots"] | None, ...] | None = None
-    """With `output_attentions`: the same over the slots of the sequence itself."""
+    """With `output_attentions`: for each layer and step, the weights over the slots of the sequence. The padding of a
+    prompt comes first here, with weights of zero: slot `s` is token `s - padding` of `sequences`."""
     decoder_hidden_states: tuple[Float[Array, "*rows steps dim"], ...] | None = None
-    """With `output_hidden_states`: the embedded input and the output of every layer."""
+    """With `output_hidden_states`: the embedded input and the output of every layer, at each step."""
     model_calls: Integer[Array, "*rows"] | None = None
-    """Prompt lookup: calls of the decoder, of which greedy search makes one per token."""
+    """Prompt lookup: calls of the decoder. Greedy search makes one per token."""
 
 
 @checked_by_hand
@@ -82,8 +84,8 @@ def generate(
     `do_sample`, `num_beams`, `num_beam_groups`, `force_words_ids` and `prompt_lookup_num_tokens`. Every option is
     explained in `docs/generation.md`.
 
-    Inputs that lie on several devices stay there, and the result lies there too: batch axes that a `NamedSharding` has
-    spread over a mesh, of which each device generates its rows. Their values may be out of sight of this process.
+    Inputs whose batch axes a `NamedSharding` spreads over several devices stay there: each device generates its rows,
+    and the result is sharded in the same way. Rows may be on devices of other processes.
 
     The loop ends when every row has ended, or at `max_length`. It compiles once for each shape and each set of options
     that are on. A new temperature, penalty, bias or token id does not recompile; a new `top_k` or n-gram size does; and
@@ -123,18 +125,34 @@ def generate(
         ValueError: for an option that is not implemented, options that contradict each other, sampling without a key,
             an id outside the vocabulary, or lengths for which the model has no positions.
     """
-    call = validated(locals())
-    found = _search(model, call)
+    request = Request(
+        model=model,
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        encoder_outputs=encoder_outputs,
+        encoder_attention_mask=encoder_attention_mask,
+        decoder_input_ids=decoder_input_ids,
+        decoder_attention_mask=decoder_attention_mask,
+        generation_config=generation_config,
+        logits_processor=logits_processor,
+        prefix_allowed_tokens=prefix_allowed_tokens,
+        semantics=semantics,
+        pad_to_multiple_of=pad_to_multiple_of,
+        key=key,
+        options=options,
+    )
+    call = validated(request)
+    searched = _search(model, call)
     states = None
     if call.config.output_attentions or call.config.output_hidden_states:
         states = teacher_forced(
             model,
             call.inputs,
-            found.tokens,
+            searched.tokens,
             output_attentions=call.config.output_attentions,
             output_hidden_states=call.config.output_hidden_states,
         )
-    result = _readable(found, states, call.ending.pad_token_id, call.inputs.padding, call.prompt_length, call.batch)
+    result = _readable(searched, states, call.ending.pad_token_id, call.inputs.padding, call.prompt_length, call.batch)
     result = _trimmed(result, call)
     return result if call.sharding is None else call.sharding.put_batch(result)
 
@@ -165,12 +183,11 @@ def stream(
 
     Raises:
         TypeError: as `generate`; at the call, not at the first token.
-        FloatingPointError: if a token would be chosen among scores that are NaN or infinite, or all barred.
-        ValueError: as `generate`; and for beam search and prompt lookup, which do not choose tokens one by one.
+        FloatingPointError: if a token would be chosen although its scores are NaN, infinite or all masked.
+        ValueError: as `generate`; and for beam search and prompt lookup, which do not choose one token at a time.
     """
-    bound = inspect.signature(generate).bind(model, input_ids, attention_mask, key=key, **arguments)
-    bound.apply_defaults()
-    call = validated(bound.arguments)
+    own = dict(model=model, input_ids=input_ids, attention_mask=attention_mask, key=key)
+    call = validated(Request.from_keywords(own | arguments))
     c = call.config
     if c.num_beams > 1 or c.prompt_lookup_num_tokens is not None:
         raise ValueError(
@@ -187,8 +204,8 @@ def stream(
         num_sequences=c.num_return_sequences,
         buffer=call.buffer,
     )
-    place = (lambda x: x) if call.sharding is None else call.sharding.put_batch
-    return (place(_with_batch_axes(token, call.batch)) for token in tokens)
+    in_batch_axes = (_with_batch_axes(token, call.batch) for token in tokens)
+    return in_batch_axes if call.sharding is None else map(call.sharding.put_batch, in_batch_axes)
 
 
 def _search(model: AbstractLanguageModel, call: Arguments) -> SearchResult:
@@ -261,35 +278,35 @@ def _with_batch_axes(x: Shaped[Array, "batch n ..."], batch: tuple[int, ...]) ->
 
 @eqx.filter_jit
 def _readable(
-    found: SearchResult,
+    result: SearchResult,
     states: CausalLMOutputWithCrossAttentions | None,
     pad: Integer[Array, ""],
     padding: Integer[Array, "batch 1"] | None,
     prompt_length: int,
     batch: tuple[int, ...],
 ) -> GenerationResult:
-    """The result in the caller's batch axes: padding moved from the front to the end, and of the states only those from
-    which tokens were chosen."""
-    tokens, lengths = found.tokens, found.lengths
+    """The result in the caller's batch axes, with padding moved from the front to the end, and states only of the
+    steps."""
+    tokens, lengths = result.tokens, result.lengths
     if padding is not None:
         tokens = jnp.take_along_axis(tokens, jnp.argsort(tokens < 0, axis=-1, stable=True), axis=-1)
         lengths = jnp.maximum(lengths - padding, 0)
-    records, calls = found.records, found.model_calls
-    chosen: Callable[..., Any] = lambda layers: jax.tree.map(lambda x: x[..., prompt_length - 1 :, :], layers)
-    result = GenerationResult(
+    records, calls = result.records, result.model_calls
+    of_steps: Callable[..., Any] = lambda layers: jax.tree.map(lambda x: x[..., prompt_length - 1 :, :], layers)
+    readable = GenerationResult(
         sequences=jnp.where(tokens < 0, pad, tokens),
         lengths=lengths,
-        finite=found.finite,
-        scores=found.scores,
-        beam_indices=found.beam_indices,
+        finite=result.finite,
+        scores=result.scores,
+        beam_indices=result.beam_indices,
         step_scores=None if records is None else records.scores,
         step_logits=None if records is None else records.logits,
-        cross_attentions=None if states is None else chosen(states.cross_attentions),
-        decoder_attentions=None if states is None else chosen(states.attentions),
-        decoder_hidden_states=None if states is None else chosen(states.hidden_states),
+        cross_attentions=None if states is None else of_steps(states.cross_attentions),
+        decoder_attentions=None if states is None else of_steps(states.attentions),
+        decoder_hidden_states=None if states is None else of_steps(states.hidden_states),
         model_calls=None if calls is None else calls[:, None],
     )
-    return jax.tree.map(lambda x: _with_batch_axes(x, batch), result)
+    return jax.tree.map(lambda x: _with_batch_axes(x, batch), readable)
 
 
 def _trimmed(result: GenerationResult, call: Arguments) -> GenerationResult:

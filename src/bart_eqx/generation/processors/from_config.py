@@ -47,50 +47,52 @@ def pytorch_processors(
 
     Args:
         config: The settings.
-        traced: Those of them that are traced, which count instead.
+        traced: The traced values, for which `config` has placeholders.
         prompt_length: Slots of the prompt.
         max_length: Slots of a whole sequence, from `max_length` or `max_new_tokens`.
         source: The source's tokens, -1 at padding.
         trie: The processor for `prefix_allowed_tokens`.
-        custom: The caller's own, which follow those of the settings and precede those of sampling.
+        custom: The caller's processors, which run after those of the settings and before those of sampling.
     """
     c, eos = config, int_setting(config.eos_token_ids)
-    found: list[LogitsProcessor] = []
+    processors: list[LogitsProcessor] = []
     if c.sequence_bias is not None:
-        found += _biases(c.sequence_biases)
+        processors += _biases(c.sequence_biases)
     if c.encoder_repetition_penalty != 1:
-        found.append(EncoderRepetitionPenalty(number(c, traced, "encoder_repetition_penalty"), _needed(source, c)))
+        processors.append(EncoderRepetitionPenalty(number(c, traced, "encoder_repetition_penalty"), _needed(source, c)))
     if c.repetition_penalty != 1:
-        found.append(RepetitionPenalty(number(c, traced, "repetition_penalty")))
+        processors.append(RepetitionPenalty(number(c, traced, "repetition_penalty")))
     if c.no_repeat_ngram_size > 0:
-        found.append(NoRepeatNGram(c.no_repeat_ngram_size))
+        processors.append(NoRepeatNGram(c.no_repeat_ngram_size))
     if c.encoder_no_repeat_ngram_size > 0:
-        found.append(EncoderNoRepeatNGram(_needed(source, c), c.encoder_no_repeat_ngram_size))
-    if c.bad_words_ids is not None:  # as in the reference, an end cannot be a bad word
+        processors.append(EncoderNoRepeatNGram(_needed(source, c), c.encoder_no_repeat_ngram_size))
+    if c.bad_words_ids is not None:  # as in the reference, EOS cannot be a bad word
         words = dict.fromkeys(tuple(word) for word in c.bad_words_ids)
-        found += _biases({w: -math.inf for w in words if not (len(w) == 1 and w[0] in c.eos_token_ids)})
+        processors += _biases({w: -math.inf for w in words if not (len(w) == 1 and w[0] in c.eos_token_ids)})
     if c.min_length > 0:
-        found.append(MinLength(int_setting(c.min_length), eos))
+        processors.append(MinLength(int_setting(c.min_length), eos))
     if c.min_new_tokens is not None and c.min_new_tokens > 0:
-        found.append(MinLength(int_setting(prompt_length + c.min_new_tokens), eos))
+        processors.append(MinLength(int_setting(prompt_length + c.min_new_tokens), eos))
     if trie is not None:
-        found.append(trie)
+        processors.append(trie)
     if c.forced_bos_token_id is not None:
-        found.append(ForcedBos(int_setting(c.forced_bos_token_id)))
+        processors.append(ForcedBos(int_setting(c.forced_bos_token_id)))
     if c.forced_eos_token_id is not None:
-        found.append(ForcedEos(int_setting(max_length), int_setting(np.atleast_1d(c.forced_eos_token_id))))
+        processors.append(ForcedEos(int_setting(max_length), int_setting(np.atleast_1d(c.forced_eos_token_id))))
     if c.remove_invalid_values:
-        found.append(RemoveInvalid())
+        processors.append(RemoveInvalid())
     if c.exponential_decay_length_penalty is not None:
         start, factor = c.exponential_decay_length_penalty
-        found.append(ExponentialDecayLengthPenalty(int_setting(int(start) + prompt_length), float_setting(factor), eos))
-    found += _suppressions(c, prompt_length)
-    found += custom
+        processors.append(
+            ExponentialDecayLengthPenalty(int_setting(int(start) + prompt_length), float_setting(factor), eos)
+        )
+    processors += _suppressions(c, prompt_length)
+    processors += custom
     if c.do_sample:
-        found += sampling_processors(c, traced)
+        processors += sampling_processors(c, traced)
     if c.renormalize_logits:
-        found.append(Normalise())
-    return tuple(found)
+        processors.append(Normalise())
+    return tuple(processors)
 
 
 def flax_processors(
@@ -101,68 +103,70 @@ def flax_processors(
     max_length: int,
     custom: Sequence[LogitsProcessor],
 ) -> tuple[LogitsProcessor, ...]:
-    """As `FlaxGenerationMixin` in transformers 4.57, which bars the end while `length <= min_length`."""
+    """As `FlaxGenerationMixin` in transformers 4.57, which masks EOS out while `length <= min_length`."""
     c = config
-    found: list[LogitsProcessor] = [MinLength(int_setting(c.min_length + 1), int_setting(c.eos_token_ids))]
+    processors: list[LogitsProcessor] = [MinLength(int_setting(c.min_length + 1), int_setting(c.eos_token_ids))]
     if c.forced_bos_token_id is not None:
-        found.append(ForcedBos(int_setting(c.forced_bos_token_id)))
+        processors.append(ForcedBos(int_setting(c.forced_bos_token_id)))
     if c.forced_eos_token_id is not None:
-        found.append(ForcedEos(int_setting(max_length), int_setting(np.atleast_1d(c.forced_eos_token_id))))
-    found += _suppressions(c, prompt_length)
+        processors.append(ForcedEos(int_setting(max_length), int_setting(np.atleast_1d(c.forced_eos_token_id))))
+    processors += _suppressions(c, prompt_length)
     if c.no_repeat_ngram_size > 0:
-        found.append(NoRepeatNGram(c.no_repeat_ngram_size))
-    found += custom
+        processors.append(NoRepeatNGram(c.no_repeat_ngram_size))
+    processors += custom
     if c.do_sample:
-        found += sampling_processors(c, traced)
-    return tuple(found)
+        processors += sampling_processors(c, traced)
+    return tuple(processors)
 
 
 def sampling_processors(config: GenerationConfig, traced: Mapping[str, Float[Array, ""]]) -> list[LogitsProcessor]:
     c = config
     keep = 1 if c.num_beams == 1 else len(c.eos_token_ids) + 1
-    found: list[LogitsProcessor] = []
+    processors: list[LogitsProcessor] = []
     if c.temperature != 1:
-        found.append(Temperature(number(c, traced, "temperature")))
+        processors.append(Temperature(number(c, traced, "temperature")))
     if c.top_h is not None:
-        found.append(TopH(number(c, traced, "top_h")))
+        processors.append(TopH(number(c, traced, "top_h")))
     if c.top_k:
-        found.append(TopK(c.top_k, keep))
+        processors.append(TopK(c.top_k, keep))
     if c.top_p < 1:
-        found.append(TopP(number(c, traced, "top_p"), keep))
+        processors.append(TopP(number(c, traced, "top_p"), keep))
     if c.min_p is not None:
-        found.append(MinP(number(c, traced, "min_p"), keep))
+        processors.append(MinP(number(c, traced, "min_p"), keep))
     if c.typical_p < 1:
-        found.append(Typical(number(c, traced, "typical_p"), keep))
+        processors.append(Typical(number(c, traced, "typical_p"), keep))
     if c.epsilon_cutoff > 0:
-        found.append(EpsilonCutoff(number(c, traced, "epsilon_cutoff"), keep))
+        processors.append(EpsilonCutoff(number(c, traced, "epsilon_cutoff"), keep))
     if c.eta_cutoff > 0:
-        found.append(EtaCutoff(number(c, traced, "eta_cutoff"), keep))
-    return found
+        processors.append(EtaCutoff(number(c, traced, "eta_cutoff"), keep))
+    return processors
 
 
 def _suppressions(config: GenerationConfig, prompt_length: int) -> list[LogitsProcessor]:
-    found: list[LogitsProcessor] = []
+    processors: list[LogitsProcessor] = []
     if config.suppress_tokens is not None:
-        found.append(Suppress(int_setting(config.suppress_tokens)))
+        processors.append(Suppress(int_setting(config.suppress_tokens)))
     if config.begin_suppress_tokens is not None:
         forced_first = prompt_length == 1 and config.forced_bos_token_id is not None
-        found.append(Suppress(int_setting(config.begin_suppress_tokens), int_setting(prompt_length + forced_first)))
-    return found
+        processors.append(
+            Suppress(int_setting(config.begin_suppress_tokens), int_setting(prompt_length + forced_first))
+        )
+    return processors
 
 
 def _biases(biases: Mapping[tuple[int, ...], float]) -> list[LogitsProcessor]:
     """One processor for each length of sequence."""
-    found: list[LogitsProcessor] = []
+    processors: list[LogitsProcessor] = []
     for size in sorted({len(sequence) for sequence in biases}):
         group = [(sequence, bias) for sequence, bias in biases.items() if len(sequence) == size]
-        found.append(
+        processors.append(
             SequenceBias(
                 prefixes=int_setting([sequence[:-1] for sequence, _ in group]),
                 last=int_setting([sequence[-1] for sequence, _ in group]),
                 bias=float_setting([bias for _, bias in group]),
             )
         )
-    return found
+    return processors
 
 
 def _needed(source: Integer[Array, "batch src"] | None, config: GenerationConfig) -> Integer[Array, "batch 1 src"]:

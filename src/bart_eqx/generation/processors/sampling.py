@@ -1,7 +1,7 @@
 """Processors of sampling: they sharpen the distribution, or cut off its tail.
 
-`keep` is how many of the likeliest tokens survive any cut: 1; or, under beam sampling, one more than there are
-`eos_token_id`s, so that every beam can go on.
+`keep` is the number of likeliest tokens that no cut removes: 1; or, in beam sampling, one more than there are EOS ids,
+so that every beam can be continued.
 """
 
 import equinox as eqx

@@ -1,4 +1,4 @@
-"""Processors that change the scores of some tokens: penalties, biases, and tokens that are barred or forced."""
+"""Processors that change the scores of some tokens: penalties, biases, and tokens that are masked out or forced."""
 
 import abc
 from collections.abc import Callable, Sequence
@@ -77,7 +77,7 @@ def followers(
     length: Integer[Array, ""],
     size: int,
 ) -> Integer[Array, "*rows windows"]:
-    """The token that followed each occurrence in `history` of the last `size - 1` tokens; -1 at all other places.
+    """The token that followed each occurrence in `history` of the last `size - 1` tokens; -1 elsewhere.
 
     Every window of `history` is compared with the end of `tokens`: linear in the length, without a table of n-grams.
     """
@@ -141,19 +141,19 @@ def _penalised(
 
 
 class NoRepeatNGram(AbstractLogitsProcessor):
-    """Bars every token that would complete an n-gram of the row for the second time."""
+    """Masks out every token that would repeat an n-gram of the row."""
 
     size: int = eqx.field(static=True)
 
     def __call__(
         self, logits: Float[Array, "*rows vocab"], tokens: Integer[Array, "*rows buffer"], length: Integer[Array, ""]
     ) -> Float[Array, "*rows vocab"]:
-        barred = marked(followers(tokens, tokens, length, self.size), logits.shape[-1])
-        return jnp.where(barred, -jnp.inf, logits)
+        masked = marked(followers(tokens, tokens, length, self.size), logits.shape[-1])
+        return jnp.where(masked, -jnp.inf, logits)
 
 
 class EncoderNoRepeatNGram(AbstractLogitsProcessor):
-    """Bars every token that would complete an n-gram of the source. `source` is -1 at padding."""
+    """Masks out every token that would complete an n-gram of the source. `source` is -1 at padding."""
 
     source: Integer[Array, "batch 1 src"]
     size: int = eqx.field(static=True)
@@ -164,12 +164,12 @@ class EncoderNoRepeatNGram(AbstractLogitsProcessor):
         tokens: Integer[Array, "batch beams buffer"],
         length: Integer[Array, ""],
     ) -> Float[Array, "batch beams vocab"]:
-        barred = marked(followers(self.source, tokens, length, self.size), logits.shape[-1])
-        return jnp.where(barred, -jnp.inf, logits)
+        masked = marked(followers(self.source, tokens, length, self.size), logits.shape[-1])
+        return jnp.where(masked, -jnp.inf, logits)
 
 
 class MinLength(AbstractLogitsProcessor):
-    """Bars `eos` while `length < min_length`."""
+    """Masks out `eos` while `length < min_length`."""
 
     min_length: Integer[Array, ""]
     eos: Integer[Array, " n"]
@@ -229,7 +229,7 @@ class ExponentialDecayLengthPenalty(AbstractLogitsProcessor):
 
 
 class Suppress(AbstractLogitsProcessor):
-    """Bars `ids`; where `slot` is given, only as the token of that slot."""
+    """Masks out `ids`; with `slot`, only as the token of that slot."""
 
     ids: Integer[Array, " n"]
     slot: Integer[Array, ""] | None = None
@@ -237,8 +237,8 @@ class Suppress(AbstractLogitsProcessor):
     def __call__(
         self, logits: Float[Array, "*rows vocab"], tokens: Integer[Array, "*rows buffer"], length: Integer[Array, ""]
     ) -> Float[Array, "*rows vocab"]:
-        barred = marked(self.ids, logits.shape[-1])
-        return jnp.where(barred if self.slot is None else barred & (length == self.slot), -jnp.inf, logits)
+        masked = marked(self.ids, logits.shape[-1])
+        return jnp.where(masked if self.slot is None else masked & (length == self.slot), -jnp.inf, logits)
 
 
 class Normalise(AbstractLogitsProcessor):

@@ -109,7 +109,7 @@ class PrefixTrie(AbstractLogitsProcessor):
         allowed = marked(jnp.where(edges, self.trie.tokens, -1), logits.shape[-1])
         outside = ~jnp.any(edges, axis=-1, keepdims=True)
         allowed = jnp.where(outside, marked(self.eos[:1], logits.shape[-1]), allowed)
-        barred = jnp.where(allowed, logits, -jnp.inf)
-        # Where earlier processors have barred all that the set allows, the set wins.
-        stuck = jnp.all(barred == -jnp.inf, axis=(-2, -1), keepdims=True)
-        return jnp.where(stuck, jnp.where(allowed, 0.0, -jnp.inf).astype(logits.dtype), barred)
+        masked = jnp.where(allowed, logits, -jnp.inf)
+        # Where earlier processors have masked out all that the set allows, the set wins.
+        stuck = jnp.all(masked == -jnp.inf, axis=(-2, -1), keepdims=True)
+        return jnp.where(stuck, jnp.where(allowed, 0.0, -jnp.inf).astype(logits.dtype), masked)

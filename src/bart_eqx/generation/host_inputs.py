@@ -1,8 +1,7 @@
-"""What a call gives the model to read: the source and the prompt, with their masks, before they go on the device."""
+"""The source and the prompt of a call, with their masks, before they go to the device."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,21 +11,20 @@ from jaxtyping import Bool, Float, Integer
 from ..config import BartConfig
 from ..generation_config import GenerationConfig
 from ..model.checks import check_token_ids, is_known
-from ..model.language_model import AbstractLanguageModel
 from ..typing import HostArray
-from .checks import reads_features
+from .request import Request
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-    """Token ids and their mask, in NumPy where their values are known: NumPy compiles nothing."""
+    """Token ids and their mask, in NumPy where their values are known, so that no small programs are compiled."""
 
     ids: Integer[HostArray, "*batch seq"]
     mask: Bool[HostArray, "*batch seq"] | None
     """False at padding; `None` where there is none."""
 
     def padded(self, multiple: int, limit: int, pad_token_id: int) -> "Tokens":
-        """Padded behind to a multiple of `multiple` tokens, but to `limit` at most."""
+        """Padded at the end to a multiple of `multiple` tokens, but to at most `limit`."""
         length = self.ids.shape[-1]
         extra = max(min(math.ceil(length / multiple) * multiple, limit) - length, 0)
         mask = np.ones(self.ids.shape, bool) if self.mask is None else self.mask
@@ -35,7 +33,7 @@ class Tokens:
         return Tokens(pad(self.ids, after, constant_values=pad_token_id), pad(mask, after))
 
     def marked(self) -> Integer[HostArray, "*batch seq"]:
-        """The ids, and -1 at padding."""
+        """The ids, with -1 at padding."""
         if self.mask is None:
             return self.ids
         where: Any = np.where if is_known(self.ids) and is_known(self.mask) else jnp.where
@@ -43,33 +41,32 @@ class Tokens:
 
 
 @dataclasses.dataclass(frozen=True)
-class Texts:
-    """What a call gives the model to read, in the caller's batch axes. `check_shapes` compares them."""
+class HostInputs:
+    """The source and the prompt, in the caller's batch axes. `check_shapes` compares their shapes."""
 
     prompt: Tokens
     source: Tokens | None
-    """The source's ids, where they were given; for a decoder alone always `None`."""
+    """The token ids of the source, where they were given; `None` for a decoder alone."""
     features: Float[HostArray, "... rows columns"] | None
-    """The source of a model that reads features: spectrograms, for example."""
+    """The source of a model that reads features, such as spectrograms."""
     encoder_hidden_states: Float[HostArray, "... src dim"] | None
     encoder_attention_mask: Bool[HostArray, "... mask_src"] | None
 
 
-def decoder_texts(model: AbstractLanguageModel, config: GenerationConfig, given: Mapping[str, Any]) -> Texts:
-    """Of a decoder alone: `input_ids` are its prompt, and `encoder_outputs` have a mask of their own."""
-    if given["decoder_input_ids"] is not None or given["decoder_attention_mask"] is not None:
+def decoder_inputs(request: Request, config: GenerationConfig) -> HostInputs:
+    """For a decoder alone: `input_ids` are its prompt, and `encoder_outputs` have a mask of their own."""
+    if request.decoder_input_ids is not None or request.decoder_attention_mask is not None:
         raise ValueError("A decoder alone takes its prompt as `input_ids`, with `attention_mask`.")
-    outputs, source_mask = given["encoder_outputs"], given["encoder_attention_mask"]
-    if source_mask is not None and outputs is None:
+    states, source_mask = request.encoder_hidden_states, request.encoder_attention_mask
+    if source_mask is not None and states is None:
         raise ValueError("`encoder_attention_mask` was given without `encoder_outputs`.")
-    states = None if outputs is None else outputs.last_hidden_state
-    prompt = _input_tokens(model, config, given)
+    prompt = _input_tokens(request, config)
     if prompt is None:
-        if given["attention_mask"] is not None:
+        if request.attention_mask is not None:
             raise ValueError("`attention_mask` was given without `input_ids`.")
         batch = () if states is None else states.shape[:-2]
         prompt = Tokens(np.full((*batch, 1), config.bos_token_id, np.int32), None)
-    return Texts(
+    return HostInputs(
         prompt=_with_needed_mask(prompt),
         source=None,
         features=None,
@@ -78,19 +75,18 @@ def decoder_texts(model: AbstractLanguageModel, config: GenerationConfig, given:
     )
 
 
-def encoder_decoder_texts(model: AbstractLanguageModel, config: GenerationConfig, given: Mapping[str, Any]) -> Texts:
-    """Of an encoder-decoder: `input_ids`, `encoder_outputs` or both are the source, and the prompt is the decoder's."""
-    if given["encoder_attention_mask"] is not None:
+def encoder_decoder_inputs(request: Request, config: GenerationConfig) -> HostInputs:
+    """For an encoder-decoder: `input_ids`, `encoder_outputs` or both are the source."""
+    if request.encoder_attention_mask is not None:
         raise ValueError("For an encoder-decoder, give the source's mask as `attention_mask`.")
-    if isinstance(model.config, BartConfig) and not model.config.is_encoder_decoder:
+    if isinstance(request.model.config, BartConfig) and not request.model.config.is_encoder_decoder:
         raise ValueError(
             "The model's config says is_encoder_decoder=False, and the model is an encoder-decoder. Fix that field, or "
             "load the decoder alone as a BartForCausalLM."
         )
-    outputs, mask = given["encoder_outputs"], given["attention_mask"]
-    states = None if outputs is None else outputs.last_hidden_state
-    features = given["input_ids"] if reads_features(model) else None
-    source = None if reads_features(model) else _input_tokens(model, config, given)
+    states, mask = request.encoder_hidden_states, request.attention_mask
+    features = request.input_ids if request.reads_features else None
+    source = None if request.reads_features else _input_tokens(request, config)
     if states is not None:
         batch = states.shape[:-2]
     elif source is not None:
@@ -103,8 +99,8 @@ def encoder_decoder_texts(model: AbstractLanguageModel, config: GenerationConfig
         source_mask = source.mask
     else:
         source_mask = None if mask is None else _on_host(mask) != 0
-    return Texts(
-        prompt=_with_needed_mask(_decoder_prompt(model, config, given, batch)),
+    return HostInputs(
+        prompt=_with_needed_mask(_decoder_prompt(request, config, batch)),
         source=source,
         features=features if states is None else None,
         encoder_hidden_states=states,
@@ -112,32 +108,30 @@ def encoder_decoder_texts(model: AbstractLanguageModel, config: GenerationConfig
     )
 
 
-def _input_tokens(model: AbstractLanguageModel, config: GenerationConfig, given: Mapping[str, Any]) -> Tokens | None:
+def _input_tokens(request: Request, config: GenerationConfig) -> Tokens | None:
     """`input_ids` with `attention_mask`. Without a mask every `pad_token_id` is padding, as in transformers' PyTorch,
     unless it ends sequences as well."""
-    if given["input_ids"] is None:
+    if request.input_ids is None:
         return None
-    ids = _token_ids("input_ids", given["input_ids"], model.config.vocab_size)
+    ids = _token_ids("input_ids", request.input_ids, request.model.config.vocab_size)
     mask = None
-    if given["attention_mask"] is not None:
-        mask = _on_host(given["attention_mask"]) != 0
-    elif given["semantics"] == "pytorch" and config.pad_token_id not in config.eos_token_ids:
+    if request.attention_mask is not None:
+        mask = _on_host(request.attention_mask) != 0
+    elif request.semantics == "pytorch" and config.pad_token_id not in config.eos_token_ids:
         mask = ids != config.pad_token_id
     return Tokens(ids, mask)
 
 
-def _decoder_prompt(
-    model: AbstractLanguageModel, config: GenerationConfig, given: Mapping[str, Any], batch: tuple[int, ...]
-) -> Tokens:
-    """`decoder_start_token_id`, or the caller's tokens. As in transformers the start token is put before them where no
-    row has it; traced tokens are taken as they are."""
+def _decoder_prompt(request: Request, config: GenerationConfig, batch: tuple[int, ...]) -> Tokens:
+    """`decoder_start_token_id`, or the caller's tokens. As in transformers, the start token is put in front of them if
+    no row has it. Traced tokens are taken as they are."""
     start = np.full((*batch, 1), config.decoder_start_token_id, np.int32)
-    mask = given["decoder_attention_mask"]
-    if given["decoder_input_ids"] is None:
+    mask = request.decoder_attention_mask
+    if request.decoder_input_ids is None:
         if mask is not None:
             raise ValueError("`decoder_attention_mask` was given without `decoder_input_ids`.")
         return Tokens(start, None)
-    prompt = _token_ids("decoder_input_ids", given["decoder_input_ids"], model.config.vocab_size)
+    prompt = _token_ids("decoder_input_ids", request.decoder_input_ids, request.model.config.vocab_size)
     if prompt.shape[:-1] != batch or prompt.shape[-1] == 0:
         raise ValueError(
             f"`decoder_input_ids` must have shape {(*batch, 'prompt')}, with at least one token. Got {prompt.shape}."
@@ -152,11 +146,11 @@ def _decoder_prompt(
 
 
 def _with_needed_mask(prompt: Tokens) -> Tokens:
-    """A mask that is known to mask nothing is dropped."""
+    """Without a mask that is known to mask nothing."""
     if prompt.mask is None or not is_known(prompt.mask):
         return prompt
     if not prompt.mask.any(axis=-1).all():
-        raise ValueError("A row of the prompt is all padding. Every row needs at least one token to go on from.")
+        raise ValueError("A row of the prompt is all padding. Every row needs at least one token to continue.")
     return Tokens(prompt.ids, None) if prompt.mask.all() else prompt
 
 
@@ -165,5 +159,5 @@ def _on_host(values: HostArray) -> Any:
 
 
 def _token_ids(name: str, ids: HostArray, vocab_size: int) -> Any:
-    """Checked, and of a dtype that has a -1."""
+    """Checked, and in a dtype that has -1."""
     return _on_host(check_token_ids(name, ids, vocab_size)).astype(np.int32)
