@@ -18,7 +18,7 @@ from scipy import stats
 from tokenizers import Tokenizer
 
 import bart_eqx
-from bart_eqx import GenerationConfig, GenerationResult, generate, stream
+from bart_eqx import GenerationConfig, GenerationResult, generate, lazy_beartype, stream
 from bart_eqx.generation.beam_rules import BeamSettings, PyTorchRules
 from bart_eqx.generation.beam_search import beam_search
 from bart_eqx.generation.beams import Continuations
@@ -462,6 +462,20 @@ def test_nothing_small_compiles(model: Model, caplog: pytest.LogCaptureFixture) 
         generate(model, source, max_length=11, num_beams=2, num_return_sequences=2, **FREE | options)
     compiled = [record.message for record in caplog.records if record.message.startswith("Compiling jit")]
     assert len(compiled) == 2 and "jit(beam_search)" in compiled[0] and "jit(_readable)" in compiled[1]
+
+
+@pytest.mark.parametrize("search", ["greedy", "beams", "sample"])
+def test_a_second_call_writes_no_checks(model: Model, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """beartype takes a millisecond to write the checks of a function, and an inner function is a new one in each call."""
+    options = dict(greedy={}, beams=dict(num_beams=2), sample=dict(do_sample=True, key=jax.random.key(0)))[search]
+    call = lambda: bart_eqx.generate(model, np.array([[0, 9, 8, 2]]), max_length=5, **options)
+    call()
+    written = []
+    checked = lazy_beartype.beartype
+    decorator = lambda conf: lambda function: written.append(function.__qualname__) or checked(conf=conf)(function)
+    monkeypatch.setattr(lazy_beartype, "beartype", decorator)
+    call()
+    assert written == []
 
 
 def test_rounding_up_is_not_seen(model: Model) -> None:

@@ -101,10 +101,9 @@ def validated(request: Request) -> Arguments:
 
     rows = math.prod(batch)
     device_put = jax.device_put if sharding is None else sharding.put_rows
-
-    def put_rows(x: HostArray | None, ndim: int = 1) -> Any:
-        """`x` with one batch axis. Its last `ndim` axes are not batch axes."""
-        return None if x is None else device_put(x.reshape(rows, *x.shape[x.ndim - ndim :]))
+    # With one batch axis; the last `ndim` axes are not batch axes. A lambda, since beartype would write the checks of an
+    # inner function again in every call.
+    put_rows = lambda x, ndim=1: None if x is None else device_put(x.reshape(rows, *x.shape[x.ndim - ndim :]))
 
     if source is not None and states is None:
         to_encode = put_rows(source.ids)

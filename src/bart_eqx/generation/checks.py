@@ -191,11 +191,13 @@ def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
-def check_vocabulary(config: GenerationConfig, vocab_size: int) -> None:
-    def tokens(value: Any) -> list[int]:
-        return [value] if isinstance(value, int) else [token for item in value or () for token in tokens(item)]
+def _flat(tokens: Any) -> list[int]:
+    """A token, a nested list of tokens or `None`, as a flat list."""
+    return [tokens] if isinstance(tokens, int) else [token for item in tokens or () for token in _flat(item)]
 
-    named = {name: tokens(getattr(config, name)) for name in (
+
+def check_vocabulary(config: GenerationConfig, vocab_size: int) -> None:
+    named = {name: _flat(getattr(config, name)) for name in (
         "decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id", "forced_bos_token_id",
         "forced_eos_token_id", "bad_words_ids", "force_words_ids", "suppress_tokens", "begin_suppress_tokens",
     )}  # fmt: skip

@@ -1,10 +1,12 @@
 """Products of rows and a weight matrix, as a checkpoint stores it: `[out_dim, in_dim]`."""
 
+import functools
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int8, Num
 
@@ -20,8 +22,39 @@ FEW_ROWS = 64
 @partial(jax.jit, inline=True)
 def matmul(x: Float[Array, "*batch in_dim"], weight: Float[Array, "out_dim in_dim"]) -> Float[Array, "*batch out_dim"]:
     """`x @ weight.T`, summed in at least float32 and returned in the dtype of `x`."""
-    product = _times_transposed(x.reshape(-1, x.shape[-1]), weight, np.promote_types(x.dtype, np.float32))
-    return product.reshape(*x.shape[:-1], weight.shape[0]).astype(x.dtype)
+    rows = x.reshape(-1, x.shape[-1])
+    if x.dtype.itemsize == 2 and x.dtype == weight.dtype:
+        product = _narrow_matmul(rows, weight)
+    else:
+        product = _times_transposed(rows, weight, np.promote_types(x.dtype, np.float32)).astype(x.dtype)
+    return product.reshape(*x.shape[:-1], weight.shape[0])
+
+
+@jax.custom_jvp
+def _narrow_matmul(
+    x: Float[Array, "rows in_dim"], weight: Float[Array, "out_dim in_dim"]
+) -> Float[Array, "rows out_dim"]:
+    """`x @ weight.T` of 16-bit numbers, summed in float32.
+
+    The derivative multiplies 16-bit numbers too. JAX's own would first convert cotangent and operand to float32, which
+    changes no bit of the gradient and halves the rate of a GPU.
+    """
+    return _times_transposed(x, weight, np.float32).astype(x.dtype)
+
+
+def _narrow_matmul_jvp(primals, tangents):
+    (x, weight), (x_dot, weight_dot) = primals, tangents
+    product = _narrow_matmul(x, weight)
+    times_transposed = lambda x, matrix: jax.lax.dot_general(x, matrix, (((1,), (1,)), ((), ())))
+    terms = []
+    if not isinstance(x_dot, SymbolicZero):
+        terms.append(times_transposed(x_dot, weight))
+    if not isinstance(weight_dot, SymbolicZero):  # weights that are not trained cost no product
+        terms.append(times_transposed(x, weight_dot))
+    return product, functools.reduce(jnp.add, terms)
+
+
+_narrow_matmul.defjvp(_narrow_matmul_jvp, symbolic_zeros=True)
 
 
 @partial(jax.jit, inline=True)

@@ -14,8 +14,9 @@ from .platforms import by_platform
 def top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array, "*rows k"], Integer[Array, "*rows k"]]:
     """`jax.lax.top_k(scores, k)`, the order of equal scores included; NaN is as large as infinity.
 
-    On CPU XLA sorts, serially, and inside a loop it sorts all scores. There, long rows are cut into chunks: the `k`
-    largest are in the `k` chunks with the largest maxima, and maxima are found in parallel.
+    On CPU XLA sorts, serially, and inside a loop it sorts all scores; on a GPU it reads a row with one of its many
+    processors, or sorts. There, long rows are cut into chunks: the `k` largest are in the `k` chunks with the largest
+    maxima, and maxima are found in parallel.
     """
     *rows, n = scores.shape
     # A divisor of `n` where there is one: padding to a multiple would copy all scores.
@@ -27,7 +28,7 @@ def top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array, "*rows 
 
     def by_chunks(scores: Array) -> tuple[Array, Array]:
         padded = jnp.pad(scores, [*[(0, 0)] * len(rows), (0, -n % chunk)], constant_values=-jnp.inf)
-        # XLA's maximum on CPU leaves NaN out. `top_k` puts NaN above all numbers, or below if its sign bit is set.
+        # XLA's maximum may leave NaN out. `top_k` puts NaN above all numbers, or below if its sign bit is set.
         ordered = jnp.where(jnp.isnan(padded), jnp.where(jnp.signbit(padded), -jnp.inf, jnp.inf), padded)
         maxima = jnp.max(ordered.reshape(*rows, -1, chunk), axis=-1)
         chunks = jnp.sort(reference(maxima)[1], axis=-1)  # in order: of equal scores the first counts
@@ -37,4 +38,4 @@ def top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array, "*rows 
 
     if n < 2 * k * chunk:
         return reference(scores)
-    return by_platform(reference, scores, cpu=by_chunks)
+    return by_platform(reference, scores, cpu=by_chunks, cuda=by_chunks, rocm=by_chunks)
