@@ -66,14 +66,12 @@ class Setting:
         train = dict(kind="train", **self.train)
         first, all_batches = self.generate(self.batch), [self.generate(batch) for batch in self.batches]
         others = [task for task in all_batches if task != first]
-        encode, attention = (
-            [dict(kind=kind, batch=batch, src=self.src) for batch in self.batches if batch >= self.batch]
-            for kind in ("encode", "attention")
-        )
+        encode = [dict(kind="encode", batch=batch, src=self.src) for batch in self.batches if batch >= self.batch]
+        fused = [task | dict(fused=True) for task in (*encode, train)]
         parts = [
-            Part("bart_eqx bfloat16", 180, ("ours", "bfloat16"), [*all_batches, train]),
+            Part("bart_eqx bfloat16", 120, ("ours", "bfloat16"), all_batches),
             Part("hf_torch bfloat16", 100, ("hf_torch", "bfloat16"), [*all_batches, *encode, train]),
-            Part("bart_eqx encoder", 60, ("ours", "bfloat16"), attention),
+            Part("bart_eqx bfloat16, both attentions", 170, ("ours", "bfloat16"), fused),
             Part("bart_eqx float32", 80, ("ours", "float32"), [first, encode[0], train]),
             Part("hf_torch tf32", 50, ("hf_torch", "tf32"), [first, encode[0], train]),
             Part("bart_eqx highest", 60, ("ours", "highest"), [first]),

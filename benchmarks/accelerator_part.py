@@ -97,10 +97,12 @@ def of_peer(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
         figure = dict(figure=kind, **of, **{name: value for name, value in task.items() if name != "kind"})
         if kind == "generate":
             yield figure | generation(peer, ids, task["beams"], task["new"]) | memory(peer)
-        elif kind == "attention":
-            yield from attentions(peer, ids, figure)
         else:
-            yield figure | timed(getattr(peer, kind)(ids, targets=targets)) | memory(peer)
+            run = getattr(peer, kind)(ids, targets=targets)
+            if task.get("fused"):
+                yield from fused_attention(peer, run, figure)
+            else:
+                yield figure | timed(run) | memory(peer)
 
 
 def memory(peer: Any) -> dict[str, Any]:
@@ -121,36 +123,39 @@ def timed(run: Callable[[], Any]) -> dict[str, Any]:
 
 
 def generation(peer: Any, ids: np.ndarray, beams: int, new: int) -> dict[str, Any]:
-    """Prefill is a call for one token: encoding, the cache, one step. Decoding is the time that the others add."""
-    write = lambda new: peer.generate(ids, beams=beams, new=new, sample=False)
+    """Prefill is a call for one token, with the cache of all: encoding, the cache, one step. Decoding is the time that
+    the others add."""
+    write = lambda new, room: peer.generate(ids, beams=beams, new=new, sample=False, room=room)
     written: list[np.ndarray] = []
-    run = write(new)
+    run = write(new, new)
     full = timed(lambda: written.append(run()))
-    prefill = timed(write(1))
+    prefill = timed(write(1, new))
     decode = (full["median"] - prefill["median"]) / (new - 1)
     return full | dict(prefill=prefill, seconds_per_step=decode, first_row=written[-1][0].tolist())
 
 
-def attentions(peer: Any, ids: np.ndarray, figure: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The encoder with its own attention, then with a fused one, and the difference of their outputs."""
+def fused_attention(peer: Any, run: Callable[[], Any], figure: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A task with a fused attention, with the model's own, and the largest difference of what they return."""
     import equinox as eqx
     import jax
-    from fused_attention import with_fused_encoder
+    from fused_attention import with_fused_attention
 
+    own, states = peer.model, []
     implementation = "cudnn" if jax.default_backend() == "gpu" else "xla"
-    encode = eqx.filter_jit(lambda model, ids: model.encode(ids).last_hidden_state)
-    own = lambda: jax.block_until_ready(encode(peer.model, ids))
-    yield figure | dict(figure="encode") | timed(own) | memory(peer)
-    figure |= dict(figure="encode, fused attention", implementation=implementation)
-    try:  # cuDNN may be missing, or refuse: the error is recorded, and the other figures are kept
-        fused = with_fused_encoder(peer.model, implementation)
-        run = lambda: jax.block_until_ready(encode(fused, ids))
-        times = timed(run)
-        wanted, got = (np.asarray(states, np.float32) for states in (own(), run()))
+    # Fused first: the peak of the memory is that of the process until then.
+    for name, change in (("fused", with_fused_attention), ("own", lambda model, _: model)):
+        try:  # cuDNN may be missing, or refuse: the error is recorded, and the other figures are kept
+            copied = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, own)  # a training step takes its model
+            peer.model = change(copied, implementation)
+            yield figure | dict(attention=name, implementation=implementation) | timed(run) | memory(peer)
+            states.append(run())
+        except Exception as error:
+            yield figure | dict(attention=name, error=f"{type(error).__name__}: {error}"[:4000])
+    peer.model = own
+    if len(states) == 2 and states[0] is not None:
+        got, wanted = (np.asarray(x, np.float32) for x in states)
         difference = float(np.abs(got - wanted).max() / np.abs(wanted).max())
-        yield figure | times | dict(difference=difference, error=None) | memory(peer)
-    except Exception as error:
-        yield figure | dict(error=f"{type(error).__name__}: {error}"[:4000])
+        yield figure | dict(figure="difference of fused attention", difference=difference)
 
 
 if __name__ == "__main__":

@@ -110,20 +110,24 @@ def table(record: dict[str, Any]) -> str:
             f"{row['step'] * 1e3:.3f} | {row['step_bytes'] / 1e6:.1f} | {share(row, 'of_measured')} | "
             f"{share(row, 'of_data_sheet')} | {gib(row['peak_bytes'])} | {' | '.join(against)} |"
         )
-    others = of_kind("encode", "encode, fused attention", "train")
+    others = of_kind("encode", "train")
     if others:
-        lines += ["", "| | | compile, s | ms | peak GiB | torch's | apart |", "|---|---|---|---|---|---|---|"]
+        lines += ["", "| | | compile, s | ms | peak GiB | torch's |", "|---|---|---|---|---|---|"]
     for figure in others:
         shape = ", ".join(f"{name} {figure[name]}" for name in ("batch", "src", "tgt") if name in figure)
-        name = f"{figure['peer']} {figure['variant']} | {figure['figure']}, {shape}"
+        attention = f", {figure['attention']} attention" if "attention" in figure else ""
+        name = f"{figure['peer']} {figure['variant']} | {figure['figure']}, {shape}{attention}"
         if figure.get("error"):
-            lines.append(f"| {name} | failed: {figure['error'].splitlines()[0][:100]} | | | | |")
+            lines.append(f"| {name} | failed: {figure['error'].splitlines()[0][:100]} | | | |")
             continue
-        same_kind = [other for other in others if other["figure"] in (figure["figure"], figure["figure"].split(",")[0])]
-        apart = f"{figure['difference']:.1e}" if "difference" in figure else ""
+        same_kind = [other for other in others if other["figure"] == figure["figure"]]
         lines.append(
             f"| {name} | {figure['compile']:.1f} | {figure['median'] * 1e3:.2f} | {gib(figure['peak_bytes'])} | "
-            f"{times(counterpart(same_kind, figure), figure, 'median')} | {apart} |"
+            f"{times(counterpart(same_kind, figure), figure, 'median')} |"
+        )
+    for figure in of_kind("difference of fused attention"):
+        lines.append(
+            f"\nFused attention, batch {figure['batch']}: {figure['difference']:.1e} of the largest state apart."
         )
     for part in record["parts"]:
         if part["error"] is not None:

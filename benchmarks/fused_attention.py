@@ -9,8 +9,14 @@ import jax.numpy as jnp
 import bart_eqx
 
 
+FEW_QUERIES = 64
+
+
 class FusedAttention(bart_eqx.AbstractAttention):
-    """The projections of a `BartAttention` around a fused kernel. It has no dropout and returns no weights."""
+    """The projections of a `BartAttention` around a fused kernel. It has no dropout and returns no weights.
+
+    Fewer queries than `FEW_QUERIES`, such as a decoding step's, go to the `BartAttention`.
+    """
 
     inner: bart_eqx.BartAttention
     implementation: Literal["cudnn", "xla"] = eqx.field(static=True)
@@ -29,7 +35,9 @@ class FusedAttention(bart_eqx.AbstractAttention):
         key_positions: jax.Array,
         *,
         key: jax.Array | None = None,
-    ) -> tuple[jax.Array, None]:
+    ) -> tuple[jax.Array, jax.Array | None]:
+        if x.shape[-2] < FEW_QUERIES:
+            return self.inner.attend(x, keys, values, mask, query_positions, key_positions, key=key)
         heads, head_dim = keys.shape[-3], keys.shape[-2]
         if mask is not None:  # cuDNN does not broadcast along the queries
             mask = jnp.broadcast_to(mask, (*mask.shape[:-2], x.shape[-2], keys.shape[-1]))
@@ -43,8 +51,13 @@ class FusedAttention(bart_eqx.AbstractAttention):
         return self.inner.out_proj(found.reshape(x.shape)), None
 
 
-def with_fused_encoder(
+def with_fused_attention(
     model: bart_eqx.BartForConditionalGeneration, implementation: Literal["cudnn", "xla"]
 ) -> bart_eqx.BartForConditionalGeneration:
-    where = lambda model: [layer.self_attn for layer in model.model.encoder.layers]
-    return eqx.tree_at(where, model, [FusedAttention(attention, implementation) for attention in where(model)])
+    def attentions(model: bart_eqx.BartForConditionalGeneration) -> list[bart_eqx.AbstractAttention]:
+        found = [layer.self_attn for layer in model.model.encoder.layers]
+        for layer in model.model.decoder.layers:
+            found += [layer.self_attn, layer.encoder_attn]
+        return found
+
+    return eqx.tree_at(attentions, model, [FusedAttention(inner, implementation) for inner in attentions(model)])

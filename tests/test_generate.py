@@ -466,7 +466,7 @@ def test_nothing_small_compiles(model: Model, caplog: pytest.LogCaptureFixture) 
 
 @pytest.mark.parametrize("search", ["greedy", "beams", "sample"])
 def test_a_second_call_writes_no_checks(model: Model, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """beartype takes a millisecond to write the checks of a function, and an inner function is a new one in each call."""
+    """beartype takes a millisecond to write a function's checks, and an inner function is a new one in each call."""
     options = dict(greedy={}, beams=dict(num_beams=2), sample=dict(do_sample=True, key=jax.random.key(0)))[search]
     call = lambda: bart_eqx.generate(model, np.array([[0, 9, 8, 2]]), max_length=5, **options)
     call()

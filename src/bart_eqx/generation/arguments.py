@@ -101,7 +101,7 @@ def validated(request: Request) -> Arguments:
 
     rows = math.prod(batch)
     device_put = jax.device_put if sharding is None else sharding.put_rows
-    # With one batch axis; the last `ndim` axes are not batch axes. A lambda, since beartype would write the checks of an
+    # With one batch axis; the last `ndim` axes are not batch axes. A lambda, because beartype writes the checks of an
     # inner function again in every call.
     put_rows = lambda x, ndim=1: None if x is None else device_put(x.reshape(rows, *x.shape[x.ndim - ndim :]))
 
