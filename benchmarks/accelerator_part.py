@@ -138,12 +138,13 @@ def fused_attention(peer: Any, run: Callable[[], Any], figure: dict[str, Any]) -
     """A task with a fused attention, with the model's own, and the largest difference of what they return."""
     import equinox as eqx
     import jax
-    from fused_attention import with_fused_attention
+
+    from bart_eqx import fuse_attention
 
     own, states = peer.model, []
     implementation = "cudnn" if jax.default_backend() == "gpu" else "xla"
     # Fused first: the peak of the memory is that of the process until then.
-    for name, change in (("fused", with_fused_attention), ("own", lambda model, _: model)):
+    for name, change in (("fused", fuse_attention), ("own", lambda model, _: model)):
         try:  # cuDNN may be missing, or refuse: the error is recorded, and the other figures are kept
             copied = jax.tree.map(lambda x: x.copy() if eqx.is_array(x) else x, own)  # a training step takes its model
             peer.model = change(copied, implementation)

@@ -7,11 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import pytest
-
-import bart_eqx
-from support import CONFIGS, ragged_inputs, random_model, relative_error
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -72,17 +68,3 @@ def test_every_part_has_a_budget_and_the_bounds_of_its_sizes(benchmarks: Any) ->
             assert part.seconds > accelerator.TOO_SHORT and part.tasks
     tasks = [task for part in accelerator.FULL.parts() for task in part.tasks if part.peer == ("ours", "bfloat16")]
     assert [task["batch"] for task in tasks if task["kind"] == "generate"] == [1, 8, 64]
-
-
-def test_fused_attention(benchmarks: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through XLA, with padding, and heads whose scale is no power of two."""
-    config = bart_eqx.BartConfig(**CONFIGS["unequal"])
-    model, inputs = random_model(bart_eqx.BartForConditionalGeneration, config), ragged_inputs(config)
-    module = benchmarks("fused_attention")
-    monkeypatch.setattr(module, "FEW_QUERIES", 2)
-    run = eqx.filter_jit(lambda model, inputs: model(**inputs, output_attentions=True))
-    wanted, got = run(model, inputs), run(module.with_fused_attention(model, "xla"), inputs)
-    assert wanted.encoder_attentions[0] is not None
-    for weights in (got.encoder_attentions, got.decoder_attentions, got.cross_attentions):
-        assert all(of_layer is None for of_layer in weights)
-    assert relative_error(got.logits, wanted.logits) <= 5e-6

@@ -467,7 +467,10 @@ def test_nothing_small_compiles(model: Model, caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize("search", ["greedy", "beams", "sample"])
 def test_a_second_call_writes_no_checks(model: Model, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """beartype takes a millisecond to write a function's checks, and an inner function is a new one in each call."""
-    options = dict(greedy={}, beams=dict(num_beams=2), sample=dict(do_sample=True, key=jax.random.key(0)))[search]
+    searches: dict[str, Any] = dict(
+        greedy={}, beams=dict(num_beams=2), sample=dict(do_sample=True, key=jax.random.key(0))
+    )
+    options = searches[search]
     call = lambda: bart_eqx.generate(model, np.array([[0, 9, 8, 2]]), max_length=5, **options)
     call()
     written = []

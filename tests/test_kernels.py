@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 import bart_eqx
 from bart_eqx.kernels import attention as attention_file, plain, rows as rows_file
-from bart_eqx.kernels.attention import attention
+from bart_eqx.kernels.attention import DotProduct
 from bart_eqx.kernels.matmul import int8_matmul, matmul, quantize_rows
 from bart_eqx.kernels.rows import row_by_row
 from bart_eqx.kernels.slots import write_slots
@@ -132,8 +132,8 @@ class TestEqualsItsReference:
             allowed = None if mask is None else jnp.asarray(random.random(shapes[mask]) < 0.6)
 
             def attend(queries: Any, keys: Any, values: Any) -> Any:
-                loss = lambda q, k, v: jnp.sum(jnp.sin(attention(q, k, v, allowed, NO_DROPOUT, key=None)[0]))
-                outputs = attention(queries, keys, values, allowed, NO_DROPOUT, key=None)
+                loss = lambda q, k, v: jnp.sum(jnp.sin(DotProduct()(q, k, v, allowed, NO_DROPOUT, key=None)[0]))
+                outputs = DotProduct()(queries, keys, values, allowed, NO_DROPOUT, key=None)
                 return outputs, jax.grad(loss, (0, 1, 2))(queries, keys, values)
 
             assert not loops(attend, queries, keys, values)
@@ -228,7 +228,7 @@ class TestWhereUsed:
 
         def attend(queries: jax.Array, dropout: eqx.nn.Dropout = NO_DROPOUT) -> Any:
             keys = jnp.swapaxes(queries, -1, -2)
-            return attention(queries, keys, queries, None, dropout, key=jax.random.key(0))[0]
+            return DotProduct()(queries, keys, queries, None, dropout, key=jax.random.key(0))[0]
 
         queries = jnp.zeros((2, 3, 5, 8))
         assert loops(attend, queries)

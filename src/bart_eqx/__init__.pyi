@@ -17,6 +17,7 @@ from .model.decoder import (
 )
 from .model.embeddings import AbstractEmbedding as AbstractEmbedding
 from .model.encoder import AbstractEncoderLayer as AbstractEncoderLayer, BartEncoderLayer as BartEncoderLayer
+from .model.fused import fuse_attention as fuse_attention
 from .model.language_model import (
     AbstractCausalLM as AbstractCausalLM,
     AbstractLanguageModel as AbstractLanguageModel,

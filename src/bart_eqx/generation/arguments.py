@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -103,7 +103,9 @@ def validated(request: Request) -> Arguments:
     device_put = jax.device_put if sharding is None else sharding.put_rows
     # With one batch axis; the last `ndim` axes are not batch axes. A lambda, because beartype writes the checks of an
     # inner function again in every call.
-    put_rows = lambda x, ndim=1: None if x is None else device_put(x.reshape(rows, *x.shape[x.ndim - ndim :]))
+    put_rows: Callable[..., Any] = lambda x, ndim=1: (
+        None if x is None else device_put(x.reshape(rows, *x.shape[x.ndim - ndim :]))
+    )
 
     if source is not None and states is None:
         to_encode = put_rows(source.ids)

@@ -1,5 +1,6 @@
 """Attention to keys and values, once queries, keys and values are projected."""
 
+import abc
 import math
 from functools import partial
 
@@ -18,37 +19,58 @@ from .rows import in_turn
 LARGE_SCORES = 4 << 20
 
 
-def attention(
-    queries: Float[Array, "*batch heads q head_dim"],
-    keys: Float[Array, "*batch heads head_dim kv"],
-    values: Float[Array, "*batch heads kv head_dim"],
-    mask: Bool[Array, "*batch #heads #q kv"] | None,
-    dropout: eqx.nn.Dropout,
-    *,
-    key: PRNGKeyArray | None,
-) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
+class AbstractDotProduct(eqx.Module):
+    """What a `BartAttention` does between its projections."""
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        queries: Float[Array, "*batch heads q head_dim"],
+        keys: Float[Array, "*batch heads head_dim kv"],
+        values: Float[Array, "*batch heads kv head_dim"],
+        mask: Bool[Array, "*batch #heads #q kv"] | None,
+        dropout: eqx.nn.Dropout,
+        *,
+        key: PRNGKeyArray | None,
+    ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"] | None]:
+        """The context of each query, and the attention weights; `None` where they are not computed.
+
+        Queries come scaled. `mask` is True where attention is allowed, `None` allows all.
+        """
+
+
+class DotProduct(AbstractDotProduct):
     """`dropout(weights) @ values` and `weights = softmax(where(mask, queries @ keys, finfo.min))`.
 
-    Queries come scaled. The softmax is computed in at least float32. `mask` is True where attention is allowed, `None`
-    allows all. A query that may attend to nothing attends to every key alike: the fill is finite, as in the reference.
-    On CPU, scores too large for the processor's cache are computed for one row of the batch at a time.
-
-    A GPU kernel would be `cuda=` beside `cpu=` below. None was measured yet; `benchmarks/` times cuDNN's.
+    The softmax is computed in at least float32. A query that may attend to nothing attends to every key alike: the fill
+    is finite, as in the reference. On CPU, scores too large for the processor's cache are computed for one row of the
+    batch at a time.
     """
-    if not (dropout.inference or dropout.p == 0):
-        return _attention(queries, keys, values, mask, dropout, key)
-    *batch, heads, q, _ = queries.shape
-    arrays = (queries, keys, values, mask)
-    whole = partial(_attention, dropout=dropout, key=None)
-    sizes = (*batch, heads, q, keys.shape[-1])
-    if not all(isinstance(size, int) for size in sizes):  # symbolic, in `jax.export`
-        return whole(*arrays)
-    row_bytes = math.prod(sizes[len(batch) :]) * jnp.dtype(np.promote_types(queries.dtype, np.float32)).itemsize
-    if row_bytes < LARGE_SCORES or math.prod(batch) == 1:
-        return whole(*arrays)
 
-    one_row_at_a_time = lambda *arrays: in_turn(lambda row: whole(*row), arrays, tuple(batch), rows=1)
-    return by_rows(whole, *arrays, cpu=one_row_at_a_time)
+    def __call__(
+        self,
+        queries: Float[Array, "*batch heads q head_dim"],
+        keys: Float[Array, "*batch heads head_dim kv"],
+        values: Float[Array, "*batch heads kv head_dim"],
+        mask: Bool[Array, "*batch #heads #q kv"] | None,
+        dropout: eqx.nn.Dropout,
+        *,
+        key: PRNGKeyArray | None,
+    ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
+        if not (dropout.inference or dropout.p == 0):
+            return _attention(queries, keys, values, mask, dropout, key)
+        *batch, heads, q, _ = queries.shape
+        arrays = (queries, keys, values, mask)
+        whole = partial(_attention, dropout=dropout, key=None)
+        sizes = (*batch, heads, q, keys.shape[-1])
+        if not all(isinstance(size, int) for size in sizes):  # symbolic, in `jax.export`
+            return whole(*arrays)
+        row_bytes = math.prod(sizes[len(batch) :]) * jnp.dtype(np.promote_types(queries.dtype, np.float32)).itemsize
+        if row_bytes < LARGE_SCORES or math.prod(batch) == 1:
+            return whole(*arrays)
+
+        one_row_at_a_time = lambda *arrays: in_turn(lambda row: whole(*row), arrays, tuple(batch), rows=1)
+        return by_rows(whole, *arrays, cpu=one_row_at_a_time)
 
 
 @jax.named_scope("bart_eqx.attention")

@@ -13,7 +13,7 @@ import jax.random as jr
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
-from ..kernels.attention import attention as dot_product_attention
+from ..kernels.attention import AbstractDotProduct, DotProduct
 from ..typing import Array
 from .layers import AbstractLinear, Linear
 
@@ -67,6 +67,7 @@ class BartAttention(AbstractAttention):
     q_proj: AbstractLinear
     out_proj: AbstractLinear
     dropout: eqx.nn.Dropout
+    dot_product: AbstractDotProduct
     num_heads: int = eqx.field(static=True)
 
     def __init__(
@@ -99,6 +100,7 @@ class BartAttention(AbstractAttention):
         self.q_proj = Linear(dim, dim, init_std=init_std, dtype=dtype, key=q_key)
         self.out_proj = Linear(dim, dim, init_std=init_std, dtype=dtype, key=out_key)
         self.dropout = eqx.nn.Dropout(dropout, inference=True)
+        self.dot_product = DotProduct()
         self.num_heads = num_heads
 
     def split_heads(self, x: Float[Array, "*batch seq dim"]) -> Float[Array, "*batch {self.num_heads} seq head_dim"]:
@@ -123,10 +125,10 @@ class BartAttention(AbstractAttention):
         key_positions: Integer[Array, "*batch kv"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"]]:
+    ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"] | None]:
         head_dim = keys.shape[-2]
         queries = self.split_heads(self.q_proj(x)) * head_dim**-0.5
-        context, weights = dot_product_attention(queries, keys, values, mask, self.dropout, key=key)
+        context, weights = self.dot_product(queries, keys, values, mask, self.dropout, key=key)
         return self.out_proj(jnp.swapaxes(context, -2, -3).reshape(x.shape)), weights
 
 
