@@ -61,7 +61,7 @@ class Peer:
 
     def generate(self, ids: np.ndarray, beams: int, new: int, sample: bool, room: int | None = None, **_: Any):
         """With `room`, calls for other numbers of tokens up to it run the same compiled loop."""
-        options = exactly(new) | ({} if room is None else dict(pad_to_multiple_of=room + 1))
+        options: dict[str, Any] = exactly(new) | ({} if room is None else dict(pad_to_multiple_of=room + 1))
         options |= dict(do_sample=True, top_k=50, key=jax.random.key(0)) if sample else {}
         return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=beams, **options).sequences)
 
