@@ -43,6 +43,18 @@ def test_computes_the_same(model: bart_eqx.BartForConditionalGeneration) -> None
         assert float(jnp.abs(ours - theirs).max()) <= 5e-6 * max(float(jnp.abs(theirs).max()), 1e-3)
 
 
+def test_a_bias_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_attention, "FEW_QUERIES", 2)
+    random = np.random.default_rng(0)
+    shapes = (2, 3, 5, 8), (2, 3, 8, 7), (2, 3, 7, 8), (2, 3, 5, 7)
+    queries, keys, values, bias = (jnp.asarray(random.standard_normal(shape), jnp.float32) for shape in shapes)
+    mask = jnp.asarray(random.random((2, 1, 1, 7)) < 0.6)
+    off = eqx.nn.Dropout(0.0)
+    kernels = fused_attention.FusedDotProduct("xla"), fused_attention.DotProduct()
+    got, wanted = (kernel(queries, keys, values, mask, off, bias=bias, key=None)[0] for kernel in kernels)
+    assert relative_error(got, wanted) <= 5e-6
+
+
 @pytest.mark.parametrize("options", [{}, dict(num_beams=4)], ids=["greedy", "beams"])
 def test_generates_the_same(model: bart_eqx.BartForConditionalGeneration, options: dict[str, Any]) -> None:
     ids = ragged_inputs(CONFIG)["input_ids"]

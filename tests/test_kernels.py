@@ -119,9 +119,10 @@ class TestEqualsItsReference:
         check_equal(*both(lambda scores: top_k(scores, k), jnp.asarray(scores)), 0)
 
     @ON_ONE_CPU
+    @pytest.mark.parametrize("bias", [False, True])
     @pytest.mark.parametrize("mask", [None, "padding", "pairs"])
     @pytest.mark.parametrize("dtype", DTYPES)
-    def test_attention(self, dtype: Any, mask: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_attention(self, dtype: Any, mask: str | None, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         """Values and gradients, measured 1."""
         random = np.random.default_rng(0)
         shapes = {"padding": (3, 2, 1, 1, 7), "pairs": (3, 2, 1, 5, 7)}
@@ -130,16 +131,28 @@ class TestEqualsItsReference:
                 numbers(random, 3, 2, 3, *shape, dtype=dtype) for shape in ((5, 8), (8, 7), (7, 8))
             )
             allowed = None if mask is None else jnp.asarray(random.random(shapes[mask]) < 0.6)
+            added = numbers(random, 3, 2, 3, 5, 7, dtype=dtype) if bias else None
 
             def attend(queries: Any, keys: Any, values: Any) -> Any:
-                loss = lambda q, k, v: jnp.sum(jnp.sin(DotProduct()(q, k, v, allowed, NO_DROPOUT, key=None)[0]))
-                outputs = DotProduct()(queries, keys, values, allowed, NO_DROPOUT, key=None)
+                run = lambda q, k, v: DotProduct()(q, k, v, allowed, NO_DROPOUT, bias=added, key=None)
+                loss = lambda q, k, v: jnp.sum(jnp.sin(run(q, k, v)[0]))
+                outputs = run(queries, keys, values)
                 return outputs, jax.grad(loss, (0, 1, 2))(queries, keys, values)
 
             assert not loops(attend, queries, keys, values)
             monkeypatch.setattr(attention_file, "LARGE_SCORES", 3 * 5 * 7 * 4)
             assert loops(attend, queries, keys, values)
             check_equal(*both(attend, queries, keys, values), 4 * jnp.finfo(dtype).eps)
+
+    def test_a_bias_is_added_to_the_scores(self) -> None:
+        """As of two more channels: queries of one, and keys that are the bias. Masked keys stay masked."""
+        random = np.random.default_rng(0)
+        queries, keys, values = (numbers(random, 2, 3, *s, dtype=np.float32) for s in ((5, 8), (8, 7), (7, 8)))
+        bias, mask = numbers(random, 2, 3, 1, 7, dtype=np.float32), jnp.asarray(random.random((2, 1, 5, 7)) < 0.6)
+        context, weights = DotProduct()(queries, keys, values, mask, NO_DROPOUT, bias=100 * bias, key=None)
+        one_more = jnp.concatenate([queries, jnp.full((2, 3, 5, 1), 100.0)], -1), jnp.concatenate([keys, bias], -2)
+        wanted = DotProduct()(*one_more, jnp.concatenate([values] * 2, -1)[..., :9], mask, NO_DROPOUT, key=None)
+        assert relative_error(weights, wanted[1]) <= 1e-5 and relative_error(context, wanted[0][..., :8]) <= 1e-5
 
     @ON_ONE_CPU
     @pytest.mark.parametrize("batch", [(5,), (2, 3)], ids=["a row is left", "in two axes"])

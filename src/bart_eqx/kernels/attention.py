@@ -31,16 +31,18 @@ class AbstractDotProduct(eqx.Module):
         mask: Bool[Array, "*batch #heads #q kv"] | None,
         dropout: eqx.nn.Dropout,
         *,
+        bias: Float[Array, "*batch #heads #q kv"] | None = None,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"] | None]:
         """The context of each query, and the attention weights; `None` where they are not computed.
 
-        Queries come scaled. `mask` is True where attention is allowed, `None` allows all.
+        Queries come scaled. `mask` is True where attention is allowed, `None` allows all. `bias` is added to the
+        scores, such as that of ALiBi; BART has none.
         """
 
 
 class DotProduct(AbstractDotProduct):
-    """`dropout(weights) @ values` and `weights = softmax(where(mask, queries @ keys, finfo.min))`.
+    """`dropout(weights) @ values` and `weights = softmax(where(mask, queries @ keys + bias, finfo.min))`.
 
     The softmax is computed in at least float32. A query that may attend to nothing attends to every key alike: the fill
     is finite, as in the reference. On CPU, scores too large for the processor's cache are computed for one row of the
@@ -55,12 +57,13 @@ class DotProduct(AbstractDotProduct):
         mask: Bool[Array, "*batch #heads #q kv"] | None,
         dropout: eqx.nn.Dropout,
         *,
+        bias: Float[Array, "*batch #heads #q kv"] | None = None,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
         if not (dropout.inference or dropout.p == 0):
-            return _attention(queries, keys, values, mask, dropout, key)
+            return _attention(queries, keys, values, mask, bias, dropout, key)
         *batch, heads, q, _ = queries.shape
-        arrays = (queries, keys, values, mask)
+        arrays = (queries, keys, values, mask, bias)
         whole = partial(_attention, dropout=dropout, key=None)
         sizes = (*batch, heads, q, keys.shape[-1])
         if not all(isinstance(size, int) for size in sizes):  # symbolic, in `jax.export`
@@ -79,11 +82,14 @@ def _attention(
     keys: Float[Array, "*batch heads head_dim kv"],
     values: Float[Array, "*batch heads kv head_dim"],
     mask: Bool[Array, "*batch #heads #q kv"] | None,
+    bias: Float[Array, "*batch #heads #q kv"] | None,
     dropout: eqx.nn.Dropout,
     key: PRNGKeyArray | None,
 ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"]]:
     dtype, wide = queries.dtype, np.promote_types(queries.dtype, np.float32)
     scores = jnp.matmul(queries, keys, preferred_element_type=wide)
+    if bias is not None:
+        scores += bias.astype(wide)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(wide).min)
     weights = jax.nn.softmax(scores, axis=-1).astype(dtype)

@@ -16,7 +16,7 @@ FEW_QUERIES = 64
 
 
 class FusedDotProduct(AbstractDotProduct):
-    """`softmax(where(mask, queries @ keys, finfo.min)) @ values`, without the weights.
+    """`softmax(where(mask, queries @ keys + bias, finfo.min)) @ values`, without the weights.
 
     Fewer queries than `FEW_QUERIES` go through `DotProduct`, and have weights.
     """
@@ -31,12 +31,13 @@ class FusedDotProduct(AbstractDotProduct):
         mask: Bool[Array, "*batch #heads #q kv"] | None,
         dropout: eqx.nn.Dropout,
         *,
+        bias: Float[Array, "*batch #heads #q kv"] | None = None,
         key: PRNGKeyArray | None,
     ) -> tuple[Float[Array, "*batch heads q head_dim"], Float[Array, "*batch heads q kv"] | None]:
         *batch, heads, q, head_dim = queries.shape
         kv = keys.shape[-1]
         if q < FEW_QUERIES:
-            return DotProduct()(queries, keys, values, mask, dropout, key=key)
+            return DotProduct()(queries, keys, values, mask, dropout, bias=bias, key=key)
         if not (dropout.inference or dropout.p == 0):
             raise ValueError(
                 f"Fused attention has no dropout, and `attention_dropout` is {dropout.p}. Train without it "
@@ -47,13 +48,15 @@ class FusedDotProduct(AbstractDotProduct):
                 f"cuDNN's attention needs bfloat16 or float16; the queries are {queries.dtype}. Load the model with "
                 "`dtype=jnp.bfloat16`."
             )
-        if mask is not None:  # cuDNN broadcasts along batch and heads, but not along queries
-            mask = jnp.broadcast_to(mask, (*mask.shape[:-2], q, kv)).reshape(-1, mask.shape[-3], q, kv)
+        # cuDNN broadcasts along batch and heads, but not along queries.
+        along_queries = lambda x: jnp.broadcast_to(x, (*x.shape[:-2], q, kv)).reshape(-1, x.shape[-3], q, kv)
+        mask, bias = jax.tree.map(along_queries, (mask, bias))
         context = jax.nn.dot_product_attention(
             jnp.swapaxes(queries, -2, -3).reshape(-1, q, heads, head_dim),
             jnp.moveaxis(keys, -1, -3).reshape(-1, kv, heads, head_dim),
             jnp.swapaxes(values, -2, -3).reshape(-1, kv, heads, head_dim),
             mask=mask,
+            bias=bias,
             scale=1.0,
             implementation=self.implementation,
         )

@@ -107,6 +107,16 @@ class BartAttention(AbstractAttention):
         *batch, seq, dim = x.shape
         return jnp.swapaxes(x.reshape(*batch, seq, self.num_heads, dim // self.num_heads), -2, -3)
 
+    def project_q(self, x: Float[Array, "*batch q dim"]) -> Float[Array, "*batch {self.num_heads} q head_dim"]:
+        """The queries, scaled: their products with keys are the scores."""
+        queries = self.split_heads(self.q_proj(x))
+        return queries * queries.shape[-1] ** -0.5
+
+    def project_out(self, context: Float[Array, "*batch {self.num_heads} q head_dim"]) -> Float[Array, "*batch q dim"]:
+        """The output of all heads together."""
+        *batch, heads, q, head_dim = context.shape
+        return self.out_proj(jnp.swapaxes(context, -2, -3).reshape(*batch, q, heads * head_dim))
+
     @jax.named_scope("bart_eqx.project_kv")
     def project_kv(
         self, source: Float[Array, "*batch kv dim"], positions: Integer[Array, "*batch kv"]
@@ -126,10 +136,8 @@ class BartAttention(AbstractAttention):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"] | None]:
-        head_dim = keys.shape[-2]
-        queries = self.split_heads(self.q_proj(x)) * head_dim**-0.5
-        context, weights = self.dot_product(queries, keys, values, mask, self.dropout, key=key)
-        return self.out_proj(jnp.swapaxes(context, -2, -3).reshape(x.shape)), weights
+        context, weights = self.dot_product(self.project_q(x), keys, values, mask, self.dropout, key=key)
+        return self.project_out(context), weights
 
 
 def project_kv(
