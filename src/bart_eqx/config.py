@@ -8,32 +8,38 @@ from typing import Any
 
 from beartype import beartype
 
+from .generation_config import FORCED, GENERATION_FIELDS, is_token
 from .lazy_beartype import CONF
 
 
 ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
 
-# Fields that a BART's config.json may hold, that do not change what the network computes, and that are dropped.
+# Fields that a BART's config.json may hold, that do not change what the network computes, and that are dropped. Those
+# of generation are `GENERATION_FIELDS`.
 _HARMLESS = frozenset(
     # bookkeeping
-    "_name_or_path _num_labels architectures attn_implementation _attn_implementation "
-    "_attn_implementation_autoset author bos_token_ids dtype eos_token_ids finetuning_task gradient_checkpointing "
-    "kobart_version label2id mask_token_id max_source_length max_target_length model_type output_past prefix "
-    "problem_type replacing_rate "
+    "_auto_class _name_or_path _num_labels architectures attn_implementation _attn_implementation "
+    "_attn_implementation_autoset _attn_implementation_internal author auto_map bart_eqx_ignore bos_token_ids dtype "
+    "eos_token_ids experts_implementation _experts_implementation _experts_implementation_internal finetuning_task "
+    "gradient_checkpointing "
+    "kobart_version label2id mask_token_id max_source_length max_target_length model_type name_or_path output_past "
+    "_output_attentions _post_init_done prefix problem_type replacing_rate "
     "save_step student_decoder_layers student_encoder_layers task_specific_params tf_legacy_loss tokenizer_class "
-    "torch_dtype torchscript transformers_version unk_token_id use_bfloat16 use_cache xla_device "
+    "torch_dtype torchscript unk_token_id use_bfloat16 xla_device "
+    # how weights are drawn; `init_std` is BART's
+    "initializer_range initializer_factor "
     # what a call returns, chosen here by the call's own arguments
-    "output_attentions output_hidden_states return_dict "
+    "return_dict use_return_dict tie_last_hidden_states "
     # superseded names that transformers itself no longer reads
-    "classif_dropout "
+    "classif_dropout force_bos_token_to_be_generated "
     # other architectures' fields that PretrainedConfig writes for all
-    "cross_attention_hidden_size add_cross_attention is_decoder sep_token_id num_hidden_layers chunk_size_feed_forward "
-    # generation: `GenerationConfig` reads these
-    "bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size "
-    "exponential_decay_length_penalty force_bos_token_to_be_generated length_penalty max_length min_length "
-    "no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores remove_invalid_values "
-    "repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p".split()
+    "cross_attention_hidden_size add_cross_attention is_decoder sep_token_id num_hidden_layers "
+    "chunk_size_feed_forward".split()
 )
+# transformers' general names of BART's fields.
+_ALIASES = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
+# In config.json of a conversion with `ignore`: the names of the fields that were accepted unread.
+IGNORED = "bart_eqx_ignore"
 
 _MAX_LABELS = 1_000_000  # each has a name, even where the file has none
 
@@ -45,6 +51,7 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
     "extra_pos_embeddings": (2,),
     "normalize_before": (False,),
     "normalize_embedding": (True,),
+    "per_layer_config": (None, {}),
     "pruned_heads": ({}, None),
     "quantization_config": (None,),
     "static_position_embeddings": (False,),
@@ -196,17 +203,20 @@ class BartConfig:
     def from_dict(cls, fields: Mapping[str, Any], *, ignore: Collection[str] = ()) -> "BartConfig":
         """Read the contents of a Hugging Face `config.json`, of any transformers version.
 
-        Fields known to change nothing are dropped. Fields that describe another network, and fields not known at all,
-        are refused, so that no checkpoint is ever read as something that it is not.
+        Fields known to change nothing are dropped, and so are those of generation, which
+        [`GenerationConfig.from_legacy_dict`][] reads. Fields that describe another network, and fields not known at
+        all, are refused, so that no checkpoint is ever read as something that it is not.
 
         Args:
             fields: The parsed file.
-            ignore: Names of unknown fields to drop all the same.
+            ignore: Names of unknown fields to drop all the same. Those that a conversion recorded under
+                `bart_eqx_ignore` are dropped too.
 
         Raises:
             ValueError: if the fields describe another model than BART, or hold a field that is not known.
         """
-        fields = {name: value for name, value in fields.items() if name not in ignore}
+        left_out = ignored_fields(fields, ignore)
+        fields = {name: value for name, value in fields.items() if name not in left_out}
         model_type = fields.get("model_type", "bart")
         if model_type != "bart":
             raise ValueError(f'This is not a BART: config.json must say model_type="bart". Got {model_type!r}.')
@@ -217,20 +227,31 @@ class BartConfig:
                     f"Got {fields[name]!r}."
                 )
         own = {field.name: field for field in dataclasses.fields(cls)}
-        if unknown := sorted(fields.keys() - own.keys() - _HARMLESS - _FIXED.keys()):
+        if unknown := sorted(fields.keys() - MODEL_FIELDS - GENERATION_FIELDS):
             raise ValueError(
                 f"config.json holds fields that are not known to BART: {', '.join(unknown)}. If they do not change "
-                f"what the network computes, pass BartConfig.from_dict(..., ignore={unknown[:5]}), or --ignore FIELD."
+                f"what the network computes, pass ignore={unknown[:5]}, or --ignore FIELD to the command."
             )
 
         known = {name: value for name, value in fields.items() if name in own}
+        for alias, name in _ALIASES.items():
+            if alias in fields and known.setdefault(name, fields[alias]) != fields[alias]:
+                raise ValueError(
+                    f"`{alias}` and `{name}` are the same field. Got {fields[alias]!r} and {known[name]!r}: remove one."
+                )
         if (labels := known.pop("id2label", None)) is not None:
             known["id2label"] = _labels_in_order(labels)
             known.setdefault("num_labels", len(known["id2label"]))
+        if isinstance(ends := known.get("eos_token_id"), list) and ends:
+            known["eos_token_id"] = ends[0]  # generation ends at any of them
         if known.get("forced_bos_token_id") is None and fields.get("force_bos_token_to_be_generated"):
             known["forced_bos_token_id"] = known.get("bos_token_id", cls.bos_token_id)
         for name, value in known.items():
-            _check_type(own[name], value)
+            if name not in FORCED:
+                _check_type(own[name], value)
+        for name in FORCED & known.keys():  # only generation reads them, and refuses what is no token
+            if not is_token(known[name], known.get("vocab_size", cls.vocab_size)):
+                known[name] = None
         return cls(**known)
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,6 +260,28 @@ class BartConfig:
         fields["id2label"] = {str(index): label for index, label in enumerate(self.id2label)}
         fields["label2id"] = {label: index for index, label in enumerate(self.id2label)}
         return {"model_type": "bart", **fields}
+
+
+# Every field of a BART's config.json that is not a setting of generation.
+MODEL_FIELDS = (
+    frozenset({*(field.name for field in dataclasses.fields(BartConfig)), *_HARMLESS, *_FIXED, *_ALIASES})
+    - GENERATION_FIELDS
+)
+
+
+def ignored_fields(fields: Mapping[str, Any], ignore: Collection[str]) -> frozenset[str]:
+    """The names in `ignore`, and those that a conversion recorded in these fields of a config.json.
+
+    Raises:
+        TypeError: if `ignore` is one string.
+        ValueError: if the record is not a list of names.
+    """
+    if isinstance(ignore, str):
+        raise TypeError(f"`ignore` must be a list of names, as [{ignore!r}]. Got a string.")
+    recorded = fields.get(IGNORED, [])
+    if not isinstance(recorded, list) or not all(isinstance(name, str) for name in recorded):
+        raise ValueError(f"`{IGNORED}` must be a list of names. Got {recorded!r:.80}.")
+    return frozenset({*ignore, *recorded})
 
 
 def _default_labels(count: int) -> tuple[str, ...]:

@@ -2,75 +2,47 @@
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from beartype import beartype
 from beartype.door import is_bearable
 
-from .config import BartConfig
+from .generation_faults import faults, sequence_biases
+from .generation_options import HOW_IT_RUNS, OTHER_ARGUMENTS, REFUSED, is_off, unread
 from .lazy_beartype import CONF
 
 
 TokenIds = Sequence[int]
 
-# Fields of transformers that say how it runs, or what an assistant model may do, and not which tokens come out. A
-# checkpoint may have them; a call of `generate` may not.
-_NOT_OURS = frozenset(
-    "_commit_hash _from_model_config assistant_confidence_threshold assistant_ensemble_weight assistant_lookbehind "
-    "cache_config cache_implementation compile_config continuous_batching_config disable_compile is_assistant "
-    "low_memory max_cache_len num_assistant_tokens num_assistant_tokens_schedule prefill_chunk_size "
-    "return_dict_in_generate return_legacy_cache speculation_type target_lookbehind transformers_version "
-    "use_cache".split()
-)
 
-# Fields that would change the tokens and that are not here. Each is refused wherever it is set, with the reason.
-_REFUSED = {
-    "assistant_early_exit": "drafts come from `prompt_lookup_num_tokens`; there is no early exit from the decoder",
-    "constraints": "Python objects cannot enter a compiled loop; give the words themselves as `force_words_ids`",
-    "dola_layers": "DoLa decoding is not implemented; transformers 5 removed it too",
-    "forced_decoder_ids": "transformers 5 removed it; give the tokens as `decoder_input_ids`",
-    "guidance_scale": "classifier-free guidance needs a second, unconditional model call, which BART has no use for; "
-    "write a `logits_processor` if you have one",
-    "max_time": "a compiled loop has no clock; take tokens from `bart_eqx.stream` and stop when it is late",
-    "penalty_alpha": "contrastive search is not implemented; transformers 5 removed it too",
-    "stop_strings": "they need the tokenizer at every step; take tokens from `bart_eqx.stream` and stop at the string",
-    "token_healing": "it needs the tokenizer; heal the prompt before it is tokenised",
-    "use_mtp": "BART has no multi-token prediction heads",
-    "watermarking_config": "watermarks are not implemented; one can be written as a `logits_processor`",
-}
-_OFF: dict[str, Any] = {"guidance_scale": 1}
+FORCED = frozenset({"forced_bos_token_id", "forced_eos_token_id"})
+TOKENS = frozenset({"decoder_start_token_id", "bos_token_id", "pad_token_id", "eos_token_id"}) | FORCED
 
-# Arguments of transformers' `generate` (PyTorch's and Flax's) that have another name or no place here: what to do.
-_OTHER_ARGUMENTS = {
-    "assistant_model": "draft with `prompt_lookup_num_tokens`, which needs no second model",
-    "assistant_tokenizer": "draft with `prompt_lookup_num_tokens`, which needs no second model",
-    "custom_generate": "write the loop yourself over `model.init_cache` and `model.decode`",
-    "decoder_inputs_embeds": "give tokens as `decoder_input_ids`",
-    "head_mask": "heads cannot be masked; replace the attention by one that does, as in `docs/design.md`",
-    "decoder_head_mask": "heads cannot be masked; replace the attention by one that does, as in `docs/design.md`",
-    "cross_attn_head_mask": "heads cannot be masked; replace the attention by one that does, as in `docs/design.md`",
-    "inputs": "give the source as `input_ids`",
-    "inputs_embeds": "encode the embeddings with `model.model.encoder`, and give the result as `encoder_outputs`",
-    "logits_warper": "give the processors of your own as `logits_processor`",
-    "negative_prompt_attention_mask": "there is no `guidance_scale`; write a `logits_processor`",
-    "negative_prompt_ids": "there is no `guidance_scale`; write a `logits_processor`",
-    "params": "the weights are in the model, which is the first argument",
-    "past_key_values": "give the tokens so far as `decoder_input_ids`, or continue a cache with `model.decode`",
-    "prefix_allowed_tokens_fn": "give the allowed sequences themselves as `prefix_allowed_tokens`",
-    "prng_key": "give it as `key`",
-    "rng": "give a JAX key as `key`",
-    "seed": "give `key=jax.random.key(seed)`",
-    "generator": "give a JAX key as `key`",
-    "stopping_criteria": "set `max_length`, `max_new_tokens` or `eos_token_id`; or take tokens from `bart_eqx.stream`, "
-    "and stop when you like",
-    "streamer": "iterate over `bart_eqx.stream(...)`, which takes the same arguments",
-    "synced_gpus": "the loop is one program on all devices; leave it out",
-    "token_type_ids": "BART has none; leave them out of what the tokenizer returns",
-    "tokenizer": "no option needs one; decode the result with it",
-    "trace": "the loop is always compiled; to run it step by step, use `jax.disable_jit()`",
-    "use_model_defaults": "give `generation_config`: without it the settings are the model's",
-}
+
+@runtime_checkable
+class Vocabulary(Protocol):
+    """The tokens in a model's configuration."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def decoder_start_token_id(self) -> int: ...
+    @property
+    def bos_token_id(self) -> int: ...
+    @property
+    def pad_token_id(self) -> int: ...
+    @property
+    def eos_token_id(self) -> int: ...
+    @property
+    def forced_bos_token_id(self) -> int | None: ...
+    @property
+    def forced_eos_token_id(self) -> int | None: ...
+
+
+def is_token(value: Any, vocab_size: int) -> bool:
+    return type(value) is int and 0 <= value < vocab_size
 
 
 @beartype(conf=CONF)
@@ -149,12 +121,16 @@ class GenerationConfig:
     output_attentions: bool = False
     output_hidden_states: bool = False
 
+    unusable: tuple[tuple[str, str], ...] = ()
+    """Settings of a checkpoint that cannot be used as they are: names, and values as JSON. The fields of these names
+    have their defaults. `override`, and with it `generate`, refuses them by name, unless the call sets them or does not
+    read them; `to_dict` writes them back."""
+
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _frozen(field.name, getattr(self, field.name)))
-        object.__setattr__(self, "top_k", self.top_k or 0)
-        _check_ranges(self)
-        _check_together(self)
+        for name in _TYPES:
+            object.__setattr__(self, name, _frozen(name, getattr(self, name)))
+        for _, message in faults(vars(self)):
+            raise ValueError(message)
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -162,47 +138,76 @@ class GenerationConfig:
 
     @property
     def sequence_biases(self) -> dict[tuple[int, ...], float]:
-        pairs: Any = self.sequence_bias or ()  # a mapping has become pairs
-        return {tuple(sequence): float(bias) for sequence, bias in pairs}
+        return sequence_biases(self.sequence_bias)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why `generate` refuses these settings as they are; `None` if it does not."""
+        try:
+            self.override()
+        except ValueError as error:
+            return str(error)
+        return None
 
     @classmethod
-    def from_model_config(cls, config: BartConfig) -> "GenerationConfig":
+    def from_model_config(cls, config: Vocabulary) -> "GenerationConfig":
         """The token ids of a model, and otherwise the defaults."""
-        return cls(**{name: getattr(config, name) for name in _shared_with_model_config()})
+        return cls(**{name: getattr(config, name) for name in TOKENS})
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any], config: BartConfig) -> "GenerationConfig":
+    def from_dict(
+        cls, fields: Mapping[str, Any], config: Vocabulary, *, ignore: Collection[str] = ()
+    ) -> "GenerationConfig":
         """Read the contents of a `generation_config.json`. Token ids that it leaves open are the model's; all else that
         it leaves open is off, as in transformers, also where `config` would force a token.
 
-        Raises:
-            ValueError: if a field is set that is not known or not implemented here.
+        No value is refused here: what is not known, not implemented, of another type, out of range, or contradicts
+        another setting is kept in `unusable`, and refused when it is used.
+
+        Args:
+            fields: The parsed file.
+            config: The model's.
+            ignore: Names to leave out.
         """
-        fields = {name: value for name, value in fields.items() if value is not None and name not in _NOT_OURS}
-        fields = _without_refused(fields)
-        if unknown := sorted(fields.keys() - _names()):
-            raise ValueError(f"generation_config.json sets what is not known here: {', '.join(unknown)}.")
-        for field in dataclasses.fields(cls):
-            if field.name in fields and not is_bearable(fields[field.name], field.type, conf=CONF):  # pyright: ignore
-                kind = getattr(field.type, "__name__", None) or str(field.type).replace("typing.", "")
-                raise ValueError(f"`{field.name}` must be {kind}. Got {fields[field.name]!r:.80}.")
-        ids = dataclasses.replace(cls.from_model_config(config), forced_bos_token_id=None, forced_eos_token_id=None)
-        return dataclasses.replace(ids, **fields)
+        ids = dataclasses.replace(cls.from_model_config(config), **dict.fromkeys(FORCED))
+        settings: dict[str, Any] = {**vars(ids)}
+        unusable: dict[str, Any] = {}
+        for name, value in fields.items():
+            if value is None or name in HOW_IT_RUNS or name in ignore or (name in REFUSED and is_off(name, value)):
+                continue
+            if _refusal(name, value) is None:
+                settings[name] = _frozen(name, value)
+            else:
+                unusable[name] = value
+        while fault := next(faults(settings), None):
+            name = fault[0]
+            settings[name], unusable[name] = getattr(ids, name), fields[name]
+        settings["unusable"] = _as_json(unusable)
+        return cls(**settings)
 
     @classmethod
-    def from_legacy_dict(cls, fields: Mapping[str, Any], config: BartConfig) -> "GenerationConfig":
+    def from_legacy_dict(
+        cls, fields: Mapping[str, Any], config: Vocabulary, *, ignore: Collection[str] = ()
+    ) -> "GenerationConfig":
         """Read the generation fields that older checkpoints keep in their `config.json`."""
         outputs = {"output_scores", "output_logits", "output_attentions", "output_hidden_states"}  # the model's there
-        own = (_names() | _REFUSED.keys()) - _shared_with_model_config() - outputs
+        own = GENERATION_FIELDS - TOKENS - outputs
         found = {name: value for name, value in fields.items() if name in own}
-        found |= dict(forced_bos_token_id=config.forced_bos_token_id, forced_eos_token_id=config.forced_eos_token_id)
+        found |= {name: getattr(config, name) for name in FORCED}
         if fields.get("force_bos_token_to_be_generated") and config.forced_bos_token_id is None:
             found["forced_bos_token_id"] = config.bos_token_id
-        return cls.from_dict(found, config)
+        for name in FORCED | {"eos_token_id"}:  # values that only generation takes: several ends, and what is no token
+            if (value := fields.get(name)) is not None and not is_token(value, config.vocab_size):
+                found[name] = value
+        return cls.from_dict(found, config, ignore=ignore)
 
     def to_dict(self) -> dict[str, Any]:
         """The contents of a `generation_config.json` that transformers and `from_dict` read back."""
-        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+        settings = {name: getattr(self, name) for name in _TYPES}
+        return {name: value for name, value in settings.items() if value is not None} | self._unusable()
+
+    def _unusable(self) -> dict[str, Any]:
+        return {name: json.loads(value) for name, value in self.unusable}
 
     def override(self, **options: Any) -> "GenerationConfig":
         """These settings with some changed, as `generate` does it.
@@ -213,16 +218,25 @@ class GenerationConfig:
 
         Raises:
             TypeError: if transformers has no such field either.
-            ValueError: if a field is not implemented here, or a value contradicts another.
+            ValueError: if a field is not implemented here, or a value contradicts another; or if a setting of the
+                checkpoint is `unusable` and read.
         """
-        options = {name: _plain(name, value) for name, value in _without_refused(options).items()}
-        options = {name: value for name, value in options.items() if name not in _OTHER_ARGUMENTS or value is not None}
-        for name in sorted(options.keys() - _names()):
-            if name in _OTHER_ARGUMENTS:
-                raise ValueError(f"`{name}` is an argument of transformers. Here, {_OTHER_ARGUMENTS[name]}.")
-            if name in _NOT_OURS:
+        given = options.keys()
+        for name, value in options.items():
+            if name in REFUSED and not is_off(name, value):
+                raise ValueError(_refusal(name, value))
+        may_be_off = OTHER_ARGUMENTS.keys() | (dict(self.unusable).keys() - _TYPES.keys())
+        options = {
+            name: _plain(name, value)
+            for name, value in options.items()
+            if not (name in REFUSED or (value is None and name in may_be_off))
+        }
+        for name in sorted(options.keys() - _TYPES.keys()):
+            if name in OTHER_ARGUMENTS:
+                raise ValueError(f"`{name}` is an argument of transformers. Here, {OTHER_ARGUMENTS[name]}.")
+            if name in HOW_IT_RUNS:
                 raise ValueError(f"`{name}` says how transformers runs, and nothing here depends on it. Leave it out.")
-            near = difflib.get_close_matches(name, _names(), 1)
+            near = difflib.get_close_matches(name, _TYPES, 1)
             raise TypeError(f"There is no option `{name}`.{f' Is it `{near[0]}`?' if near else ''}")
         for by_length, by_new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
             if options.get(by_length) is not None and options.get(by_new) is not None:
@@ -231,9 +245,60 @@ class GenerationConfig:
                 options[by_new] = None
             elif options.get(by_new) is not None:
                 options[by_length] = getattr(GenerationConfig, by_length)
+        unusable = {n: value for n, value in self._unusable().items() if n not in given | options.keys()}
         may_be_none = {f.name for f in dataclasses.fields(self) if f.default is None} | {"top_k"}
         options = {name: value for name, value in options.items() if value is not None or name in may_be_none}
-        return dataclasses.replace(self, **options)
+        return self._with(options, unusable)
+
+    def _with(self, options: Mapping[str, Any], unusable: Mapping[str, Any]) -> "GenerationConfig":
+        """These settings with `options`, and with those of `unusable` that are usable beside these options.
+
+        Raises:
+            ValueError: if one of `unusable` is read, and not usable.
+        """
+        settings = vars(self) | {name: _frozen(name, value) for name, value in {**unusable, **options}.items()}
+        idle = unread(settings) & unusable.keys()
+        read = {name: value for name, value in unusable.items() if name not in idle}
+        reasons = {name: reason for name, value in read.items() if (reason := _refusal(name, value)) is not None}
+        if read and not reasons and all(_is_of_type(name, value) for name, value in options.items()):
+            settings |= {name: getattr(self, name) for name in idle}
+            reasons = {name: reason for name, reason in faults(settings) if name in read}
+        if reasons:
+            raise ValueError(
+                f"{' '.join(reasons.values())} This came with the checkpoint: set {', '.join(map(_quoted, reasons))} "
+                f"in the call (`None` turns it off), or load without it, from_pretrained(..., ignore={[*reasons]})."
+            )
+        kept = _as_json({name: unusable[name] for name in idle})
+        return dataclasses.replace(self, **read, **options, unusable=kept)
+
+
+_TYPES: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(GenerationConfig) if f.name != "unusable"}
+# Every name of a setting of generation. The readers of config.json and of generation_config.json share it.
+GENERATION_FIELDS = frozenset({*_TYPES, *HOW_IT_RUNS, *REFUSED})
+
+
+def _refusal(name: str, value: Any) -> str | None:
+    """Why a setting of a file cannot be used, whatever the others are; `None` if it can."""
+    if name in REFUSED:
+        return f"`{name}={value!r:.80}` is not implemented: {REFUSED[name]}."
+    if name not in _TYPES:
+        return f"{_quoted(name)} is not a setting that is known here. Got {value!r:.80}."
+    if not _is_of_type(name, value):
+        kind = getattr(_TYPES[name], "__name__", None) or str(_TYPES[name]).replace("typing.", "")
+        return f"`{name}` must be {kind}. Got {value!r:.80}."
+    return None
+
+
+def _quoted(name: str) -> str:
+    return f"`{name:.80}`" if name.isprintable() else ascii(name)[:80]  # it may hold terminal commands
+
+
+def _is_of_type(name: str, value: Any) -> bool:
+    return is_bearable(value, _TYPES[name], conf=CONF)
+
+
+def _as_json(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((name, json.dumps(value, sort_keys=True)) for name, value in sorted(settings.items()))
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -248,103 +313,10 @@ def _plain(name: str, value: Any) -> Any:
         ) from error
 
 
-def _names() -> set[str]:
-    return {field.name for field in dataclasses.fields(GenerationConfig)}
-
-
-def _shared_with_model_config() -> set[str]:
-    return _names() & {field.name for field in dataclasses.fields(BartConfig)}
-
-
-def _without_refused(fields: Mapping[str, Any]) -> dict[str, Any]:
-    for name, value in fields.items():
-        if name in _REFUSED and not _is_off(name, value):
-            raise ValueError(f"`{name}={value!r}` is not implemented: {_REFUSED[name]}.")
-    return {name: value for name, value in fields.items() if name not in _REFUSED}
-
-
-def _is_off(name: str, value: Any) -> bool:
-    return value is None or value is False or (isinstance(value, (list, int, float)) and value in ([], _OFF.get(name)))
-
-
 def _frozen(name: str, value: Any) -> Any:
-    """Lists as tuples, and transformers' `{token ids: bias}` as pairs."""
+    """Lists as tuples, transformers' `{token ids: bias}` as pairs, and no limit `top_k` as 0."""
     if name == "sequence_bias" and isinstance(value, Mapping):
         value = list(value.items())
+    if name == "top_k":
+        value = value or 0
     return tuple(_frozen("", item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def _check_ranges(config: GenerationConfig) -> None:
-    def check(name: str, holds: bool, what: str) -> None:
-        if not holds:
-            raise ValueError(f"`{name}` must be {what}. Got {getattr(config, name)!r}.")
-
-    c = config
-    check("max_length", c.max_length >= 2, "at least 2, for it counts the start token")
-    check("max_new_tokens", c.max_new_tokens is None or c.max_new_tokens >= 1, "at least 1")
-    for name in ("num_beams", "num_beam_groups", "num_return_sequences"):
-        check(name, getattr(c, name) >= 1, "at least 1")
-    for name in ("min_length", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "diversity_penalty"):
-        check(name, getattr(c, name) >= 0, "at least 0")
-    check("min_new_tokens", c.min_new_tokens is None or c.min_new_tokens >= 0, "at least 0")
-    for name in ("temperature", "repetition_penalty", "encoder_repetition_penalty"):
-        check(name, getattr(c, name) > 0, "more than 0")
-    check("top_k", c.top_k is None or c.top_k >= 0, "at least 1, or 0 for no limit")
-    check("top_p", 0 <= c.top_p <= 1, "between 0 and 1")
-    check("min_p", c.min_p is None or 0 <= c.min_p <= 1, "between 0 and 1")
-    check("top_h", c.top_h is None or 0 < c.top_h <= 1, "more than 0 and at most 1")
-    check("typical_p", 0 < c.typical_p <= 1, "more than 0 and at most 1")
-    for name in ("epsilon_cutoff", "eta_cutoff"):
-        check(name, 0 <= getattr(c, name) < 1, "at least 0 and less than 1")
-    check("early_stopping", c.early_stopping in (True, False, "never"), 'True, False or "never"')
-    for name in ("prompt_lookup_num_tokens", "max_matching_ngram_size"):
-        check(name, getattr(c, name) is None or getattr(c, name) >= 1, "at least 1")
-    for name in ("bad_words_ids", "force_words_ids", "sequence_bias"):
-        check(name, getattr(c, name) != (), "given with at least one entry, or not at all")
-    pairs = c.sequence_bias or ()
-    good = all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], tuple) for pair in pairs)
-    check("sequence_bias", good, "pairs of token ids and a number")
-    check("eos_token_id", c.eos_token_id != (), "a token, or several")
-    check("forced_eos_token_id", c.forced_eos_token_id != (), "a token, several, or None")
-    decay = c.exponential_decay_length_penalty
-    check("exponential_decay_length_penalty", decay is None or len(decay) == 2, "a number of tokens and a factor")
-    words = [*(c.bad_words_ids or ()), *c.sequence_biases, *(c.force_words_ids or ())]
-    words += [alternative for word in c.force_words_ids or () for alternative in word]
-    if not all(word or word == 0 for word in words):
-        raise ValueError("An entry of `bad_words_ids`, `sequence_bias` or `force_words_ids` has no token.")
-
-
-def _check_together(config: GenerationConfig) -> None:
-    c = config
-    if c.max_new_tokens is None and c.min_length > c.max_length:
-        raise ValueError(f"`min_length` must not be more than `max_length`. Got {c.min_length} and {c.max_length}.")
-    if c.max_new_tokens is not None and (c.min_new_tokens or 0) > c.max_new_tokens:
-        raise ValueError(
-            f"`min_new_tokens` must not be more than `max_new_tokens`. Got {c.min_new_tokens} and {c.max_new_tokens}."
-        )
-    independent = c.do_sample and c.num_beams == 1
-    if c.num_return_sequences > c.num_beams and not independent:
-        raise ValueError(
-            f"`num_return_sequences` must not be more than `num_beams`, except when sampling without beams. Got "
-            f"{c.num_return_sequences} and {c.num_beams}."
-        )
-    if c.num_beams % c.num_beam_groups:
-        raise ValueError(
-            f"`num_beams` must be a multiple of `num_beam_groups`. Got {c.num_beams}, {c.num_beam_groups}."
-        )
-    if (c.num_beam_groups > 1) != (c.diversity_penalty > 0):
-        raise ValueError(
-            f"`num_beam_groups` and `diversity_penalty` go together: groups without a penalty are all alike, and a "
-            f"penalty is between groups. Got {c.num_beam_groups} and {c.diversity_penalty}."
-        )
-    if c.do_sample and c.num_beam_groups > 1:
-        raise ValueError("`num_beam_groups` is for beam search; turn `do_sample` off.")
-    if c.force_words_ids is not None and (c.num_beams == 1 or c.do_sample or c.num_beam_groups > 1):
-        raise ValueError("`force_words_ids` needs beam search: `num_beams` of 2 or more, no groups, no `do_sample`.")
-    if c.prompt_lookup_num_tokens is not None and (c.num_beams > 1 or c.do_sample):
-        raise ValueError("`prompt_lookup_num_tokens` is for greedy search: `num_beams=1`, `do_sample=False`.")
-    for name in ("forced_bos_token_id", "forced_eos_token_id"):
-        forced = getattr(c, name)
-        forced = (forced,) if isinstance(forced, int) else forced
-        if forced and set(forced) <= set(c.suppress_tokens or ()):
-            raise ValueError(f"`suppress_tokens` bars {sorted(forced)}, which `{name}` forces.")

@@ -1,7 +1,7 @@
 """Loading a model: `from_pretrained` from files, `from_flax` from parameters in memory."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, overload
 
@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
 from ..config import BartConfig
+from ..generation_config import GenerationConfig
 from ..lazy_beartype import CONF
 from ..model.language_model import AbstractLanguageModel
 from .errors import CheckpointError
@@ -38,6 +39,8 @@ def from_pretrained(
     subfolder: str | None = None,
     prefer: Format | None = None,
     config: BartConfig | None = None,
+    generation_config: GenerationConfig | None = None,
+    ignore: Collection[str] = (),
     dtype: DTypeLike | None = None,
     key: PRNGKeyArray | None = None,
     ignore_mismatched_sizes: bool = False,
@@ -54,6 +57,8 @@ def from_pretrained(
     subfolder: str | None = None,
     prefer: Format | None = None,
     config: BartConfig | None = None,
+    generation_config: GenerationConfig | None = None,
+    ignore: Collection[str] = (),
     dtype: DTypeLike | None = None,
     key: PRNGKeyArray | None = None,
     ignore_mismatched_sizes: bool = False,
@@ -70,6 +75,8 @@ def from_pretrained(
     subfolder: str | None = None,
     prefer: Format | None = None,
     config: BartConfig | None = None,
+    generation_config: GenerationConfig | None = None,
+    ignore: Collection[str] = (),
     dtype: DTypeLike | None = None,
     key: PRNGKeyArray | None = None,
     ignore_mismatched_sizes: bool = False,
@@ -90,6 +97,9 @@ def from_pretrained(
         prefer: `"flax"`, `"safetensors"` or `"pytorch"`, where there are several formats; by default the first of
             these.
         config: Used instead of the folder's config.json, for example with another `num_labels`.
+        generation_config: Used instead of the folder's generation_config.json, which is then not read, and of the
+            generation settings in config.json.
+        ignore: Names of unknown fields of config.json and generation_config.json, to load the model without them.
         dtype: Of the parameters; by default that of the file.
         key: Initialises a head that the checkpoint lacks.
         ignore_mismatched_sizes: Initialise head parameters of another shape from `key`, instead of an error.
@@ -98,12 +108,15 @@ def from_pretrained(
     Raises:
         CheckpointError: one of its kinds (`bart_eqx.checkpoint.errors`), if there is no such checkpoint, if it is
             damaged or not supported, or if it does not fit the class and the configuration.
-        ValueError: if `dtype` is not a floating-point dtype, or needs 64-bit mode.
+        ValueError: if `dtype` is not a floating-point dtype, or needs 64-bit mode; if `generation_config` is given for
+            a class that does not generate.
     """
     model, matched = load(
         find(source, revision=revision, subfolder=subfolder, prefer=prefer),
         cls,
         config=config,
+        generation_config=generation_config,
+        ignore=ignore,
         dtype=dtype,
         key=key,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
@@ -117,17 +130,44 @@ def from_pretrained(
 
 
 def load(
-    source: Source, cls: type[eqx.Module] | None = None, *, config: BartConfig | None = None, **options: Any
+    source: Source,
+    cls: type[eqx.Module] | None = None,
+    *,
+    config: BartConfig | None = None,
+    generation_config: GenerationConfig | None = None,
+    ignore: Collection[str] = (),
+    **options: Any,
 ) -> tuple[Any, Match]:
     """`from_pretrained` for files on this machine, with the assignment of arrays to parameters."""
-    checkpoint = read_checkpoint(source, config)
+    checkpoint = read_checkpoint(source, config, ignore=ignore)
     chosen: Any = CLASSES[checkpoint.architecture().name] if cls is None else cls
-    if issubclass(chosen, AbstractLanguageModel):
-        options["generation_config"] = checkpoint.generation_config()
+    if issubclass(chosen, AbstractLanguageModel) and generation_config is None:
+        generation_config = checkpoint.generation_config()
+        if refusal := generation_config.refusal:
+            logger.warning("%s: `generate` refuses settings of this checkpoint: %s", source.name, refusal)
     try:
-        return fill(chosen, checkpoint.config, checkpoint.arrays, int8=checkpoint.int8, **options)
+        return fill(
+            chosen,
+            checkpoint.config,
+            checkpoint.arrays,
+            int8=checkpoint.int8,
+            **_settings(chosen, generation_config),
+            **options,
+        )
     except CheckpointError as error:
         raise type(error)(f"{source.weights}: {error}") from None
+
+
+def _settings(cls: type[eqx.Module], generation_config: GenerationConfig | None) -> dict[str, Any]:
+    """The argument of a class that takes settings of generation."""
+    if generation_config is None:
+        return {}
+    if not issubclass(cls, AbstractLanguageModel):
+        raise ValueError(
+            f"`generation_config` was given, and a {cls.__name__} does not generate: load it as a "
+            "BartForConditionalGeneration or a BartForCausalLM."
+        )
+    return {"generation_config": generation_config}
 
 
 @beartype(conf=CONF)
@@ -136,6 +176,7 @@ def from_flax(
     config: BartConfig,
     cls: type[Model],
     *,
+    generation_config: GenerationConfig | None = None,
     dtype: DTypeLike | None = None,
     key: PRNGKeyArray | None = None,
 ) -> Model:
@@ -145,14 +186,17 @@ def from_flax(
         params: The nested dict, of the same class or another, as for `from_pretrained`.
         config: The configuration; `BartConfig.from_dict(flax_model.config.to_dict())`.
         cls: The class to load it as.
+        generation_config: The settings of `generate`; by default they have the token ids of `config`.
         dtype: Of the parameters; by default the widest in `params`.
         key: Initialises a head that `params` lacks.
 
     Raises:
         MismatchError: if the parameters do not fit the class and the configuration.
         NonFiniteError: if one of them overflows in `dtype`.
-        ValueError: if `dtype` is not a floating-point dtype, or needs 64-bit mode.
+        ValueError: if `dtype` is not a floating-point dtype, or needs 64-bit mode; if `generation_config` is given for
+            a class that does not generate.
     """
     # Without the copy, JAX on the CPU would take over the caller's memory.
     arrays = {name: from_numpy(array).map(np.array) for name, array in flatten(params).items()}
-    return fill(cls, config, canonical(arrays), dtype=dtype, key=key, allow_nonfinite=True)[0]
+    settings = _settings(cls, generation_config)
+    return fill(cls, config, canonical(arrays), dtype=dtype, key=key, allow_nonfinite=True, **settings)[0]

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import BartConfig
+from ..config import MODEL_FIELDS, BartConfig, ignored_fields
 from ..generation_config import GenerationConfig
 from .architectures import ARCHITECTURES, INT8_METHOD, Architecture
 from .errors import CheckpointError, ConfigurationError, MismatchError, UnsupportedCheckpointError
@@ -27,6 +27,7 @@ class Checkpoint:
         config: From these fields, or the one that was given instead.
         arrays: By bare names, in PyTorch's layouts.
         files: The files that hold the arrays.
+        ignored: The fields of config.json and generation_config.json that are not read, and that are not known.
     """
 
     source: Source
@@ -34,6 +35,7 @@ class Checkpoint:
     config: BartConfig
     arrays: Mapping[str, LazyArray]
     files: tuple[Path, ...]
+    ignored: frozenset[str]
 
     @property
     def int8(self) -> bool:
@@ -57,19 +59,21 @@ class Checkpoint:
         present = [a for a in ARCHITECTURES.values() if a.head in heads and a.name in known]
         return present[0] if present else ARCHITECTURES[known[0]]
 
+    def generation_fields(self) -> Mapping[str, Any] | None:
+        """The contents of its generation_config.json; `None` if it has none."""
+        path = self.source.folder / "generation_config.json"
+        return read_json(path) if path.exists() else None
+
     def generation_config(self) -> GenerationConfig:
         """From generation_config.json, or from config.json, where older checkpoints have these fields.
 
         Raises:
-            ConfigurationError: if it contradicts itself, or asks for something that is not implemented.
+            DamagedFileError: if generation_config.json is not valid JSON. Its values are not refused here.
         """
-        path = self.source.folder / "generation_config.json"
-        if path.exists():
-            fields = read_json(path)
-            with configuration_errors(path):
-                return GenerationConfig.from_dict(fields, self.config)
-        with configuration_errors(self.source.folder / "config.json"):
-            return GenerationConfig.from_legacy_dict(self.fields, self.config)
+        fields = self.generation_fields()
+        if fields is None:
+            return GenerationConfig.from_legacy_dict(self.fields, self.config, ignore=self.ignored)
+        return GenerationConfig.from_dict(fields, self.config, ignore=self.ignored | MODEL_FIELDS)
 
 
 def read_checkpoint(source: Source, config: BartConfig | None = None, *, ignore: Collection[str] = ()) -> Checkpoint:
@@ -78,7 +82,7 @@ def read_checkpoint(source: Source, config: BartConfig | None = None, *, ignore:
     Args:
         source: Where the checkpoint is.
         config: Used instead of config.json's.
-        ignore: Unknown fields of config.json that are accepted and dropped.
+        ignore: Unknown fields of config.json and generation_config.json that are accepted and not read.
 
     Raises:
         CheckpointError: one of its kinds, if a file is missing or damaged, or this is not a BART.
@@ -98,15 +102,15 @@ def read_checkpoint(source: Source, config: BartConfig | None = None, *, ignore:
     if not known.keys() & {"id2label", "num_labels"} and (head := arrays.get("classification_head.out_proj.weight")):
         # transformers 5 omits two labels as if they were its default. The default of its BartConfig is three.
         known["num_labels"] = head.shape[0] if head.shape else 0
-    if config is None:
-        with configuration_errors(path):
-            config = BartConfig.from_dict(known, ignore=ignore)
+    with configuration_errors(path):
+        ignored = ignored_fields(fields, ignore)
+        config = BartConfig.from_dict(known, ignore=ignore) if config is None else config
     if config.encoder_layers + config.decoder_layers > len(arrays):
         raise MismatchError(
             f"{path} has {config.encoder_layers} encoder and {config.decoder_layers} decoder layers, and "
             f"{source.weights} has {len(arrays)} arrays in all: they are not of the same model."
         )
-    return Checkpoint(source, fields, config, arrays, tuple(weight_files(source.weights)))
+    return Checkpoint(source, fields, config, arrays, tuple(weight_files(source.weights)), ignored)
 
 
 @contextlib.contextmanager

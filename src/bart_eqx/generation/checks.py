@@ -13,19 +13,18 @@ from jax.core import Tracer
 from jaxtyping import Float
 
 from ..generation_config import GenerationConfig
+from ..generation_options import BEAMS, SAMPLING
 from ..model.language_model import AbstractLanguageModel
 from ..model.outputs import BaseModelOutput
 from ..typing import Array, HostArray
 from .request import Request, Semantics
 
 
-_SAMPLING = "temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff".split()
-_BEAMS = "early_stopping length_penalty".split()
 _FLAX_READS = frozenset(
     "max_length max_new_tokens min_length decoder_start_token_id bos_token_id pad_token_id eos_token_id "
     "forced_bos_token_id forced_eos_token_id do_sample num_beams num_return_sequences early_stopping length_penalty "
     "temperature top_k top_p no_repeat_ngram_size suppress_tokens begin_suppress_tokens "
-    "output_scores output_logits output_attentions output_hidden_states".split()
+    "output_scores output_logits output_attentions output_hidden_states unusable".split()
 )
 
 # Settings that may be traced, and a placeholder for each, with which the option is on. What is compiled depends on
@@ -156,8 +155,8 @@ def check_options(
         raise ValueError(
             "Sampling draws from `key`. Give one, as in generate(..., do_sample=True, key=jax.random.key(0))."
         )
-    idle = [] if config.do_sample else [(name, "do_sample=True") for name in _SAMPLING]
-    idle += [] if config.num_beams > 1 else [(name, "num_beams > 1") for name in _BEAMS]
+    idle = [] if config.do_sample else [(name, "do_sample=True") for name in SAMPLING]
+    idle += [] if config.num_beams > 1 else [(name, "num_beams > 1") for name in BEAMS]
     idle += [] if config.prompt_lookup_num_tokens else [("max_matching_ngram_size", "prompt_lookup_num_tokens")]
     default = GenerationConfig()
     for name, needs in idle:
