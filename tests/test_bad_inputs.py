@@ -207,12 +207,8 @@ CASES: list[tuple[str, Change, type[errors.CheckpointError], str]] = [
     ("25-labels", config(num_labels=10**12, id2label=None), C, "`num_labels` must be at most"),
     ("26-pre-norm", config(normalize_before=True), C, "a variant of BART that is not implemented: `normalize_before`"),
     ("26-unknown", config(rotary_dim=4), C, "fields that are not known to BART: rotary_dim"),
-    ("27-lengths", generation(min_length=9, max_length=4), C, "generation_config.json: `min_length` must not be more"),
-    ("27-beams", generation(num_beams=0), C, "`num_beams` must be at least 1"),
-    ("27-stopping", generation(early_stopping="sometimes"), C, "`early_stopping` must be"),
-    ("27-return", generation(num_return_sequences=9), C, "`num_return_sequences` must not be more"),
-    ("27-ngram", generation(no_repeat_ngram_size=-1), C, "`no_repeat_ngram_size` must be at least 0"),
-    ("27-type", generation(num_beams="4"), C, "generation_config.json: "),
+    ("27-pointer", raw("generation_config.json", b"version https://git-lfs.github.com/spec/v1\n"), D, "git lfs pull"),
+    ("27-list", raw("generation_config.json", b"[]"), D, "must hold a JSON object. Got list"),
     ("29-truncated", truncated("model.safetensors", 0.9), D, "cannot be read as safetensors.*download it again"),
     ("29-header", truncated("model.safetensors", 0.1), D, "its header should have"),
     ("29-empty", raw("model.safetensors", b""), D, "is empty"),
@@ -420,16 +416,34 @@ class TestSources:
         assert {name: written[name] for name in says} == says
         (sound / "config.json").write_text(json.dumps(fields | {"num_beams": -1, "architectures": ["BartModel"]}))
         done = convert(sound, tmp_path / "other")
-        assert not (tmp_path / "other/generation_config.json").exists()
-        assert "the generation settings cannot be read" in done.warnings[0] and "num_beams" in done.warnings[0]
+        assert json.loads((tmp_path / "other/generation_config.json").read_bytes())["num_beams"] == -1
+        assert "settings of generation are kept, and `generate` refuses them: `num_beams` must" in done.warnings[0]
 
     def test_7_fields_of_no_account(self, sound: Path, tmp_path: Path) -> None:
-        fields = json.loads((sound / "config.json").read_bytes())
         of_kobart = dict(author="x", kobart_version=2.0, do_blenderbot_90_layernorm=False, xla_device=True)
-        (sound / "config.json").write_text(json.dumps(fields | of_kobart | {"mine": 1}))
-        with pytest.raises(ConfigurationError, match="mine.*or --ignore FIELD"):
-            convert(sound, tmp_path / "target")
-        assert main([str(sound), "-o", str(tmp_path / "target"), "--ignore", "mine"]) == 0
+        config(**of_kobart)(sound)
+        convert(sound, tmp_path / "target")
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            (dict(min_length=9, max_length=4), "`min_length` must not be more than `max_length`"),
+            (dict(num_beams=0), "`num_beams` must be at least 1"),
+            (dict(num_beams=2, early_stopping="sometimes"), "`early_stopping` must be"),
+            (dict(num_return_sequences=9), "`num_return_sequences` must not be more"),
+            (dict(no_repeat_ngram_size=-1), "`no_repeat_ngram_size` must be at least 0"),
+            (dict(num_beams="4"), "`num_beams` must be int"),
+        ],
+    )
+    def test_27_settings_of_generation(self, sound: Path, tmp_path: Path, fields: dict, message: str) -> None:
+        """They are kept, and refused by `generate`."""
+        generation(**fields)(sound)
+        done = convert(sound, tmp_path / "target")
+        assert message in done.warnings[0]
+        assert json.loads((tmp_path / "target/generation_config.json").read_text()).items() >= fields.items()
+        model = bart_eqx.from_pretrained(tmp_path / "target", bart_eqx.BartForConditionalGeneration)
+        with pytest.raises(ValueError, match=message):
+            bart_eqx.generate(model, np.array([5, 6, 2]))
 
     def test_9_tokenizers(self, sound: Path, tmp_path: Path) -> None:
         (sound / "vocab.txt").write_text("of another kind")

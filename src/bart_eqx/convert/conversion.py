@@ -13,7 +13,6 @@ from ..checkpoint.atomic_folder import atomic_folder, check_space, check_target
 from ..checkpoint.embeddings import resolve_tables
 from ..checkpoint.errors import (
     CheckpointError,
-    ConfigurationError,
     MismatchError,
     TargetError,
     VerificationError,
@@ -40,6 +39,7 @@ from ..checkpoint.write import (
     write_text,
     write_weights,
 )
+from ..config import IGNORED
 from ..generation_config import GenerationConfig
 from ..lazy_beartype import CONF
 from .progress import progress_bar
@@ -48,9 +48,8 @@ from .record import CARD, Conversion
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _OUTPUTS = {"config.json", "generation_config.json", RECORD, CARD, *TOKENIZER_FILES, *WEIGHTS.values()}
-# Fields of config.json that do not concern the network, and that users of the checkpoint read.
-_KEPT = ("finetuning_task", "max_source_length", "max_target_length", "prefix", "problem_type")
-_KEPT += ("task_specific_params", "tokenizer_class")
+# Fields of config.json that describe the weights, which are in another file now.
+_OF_WEIGHTS = ("architectures", "dtype", "torch_dtype", "quantization_config", IGNORED)
 
 
 @beartype(conf=CONF)
@@ -65,9 +64,12 @@ def convert(
     to: Layout = "safetensors",
     overwrite: bool = False,
     allow_nonfinite: bool = False,
+    generation_config: GenerationConfig | None = None,
     ignore: Collection[str] = (),
 ) -> Conversion:
     """Convert a checkpoint into a folder, with its tokenizer, a model card and a record of the conversion.
+
+    config.json and generation_config.json keep all their fields, also those that this package does not read.
 
     Args:
         source: A folder, a file of weights beside its config.json, the id or URL of a repository on the Hugging Face
@@ -80,7 +82,10 @@ def convert(
         to: `"safetensors"` for transformers' PyTorch and bart_eqx, or `"flax"` for transformers' Flax.
         overwrite: Replace an existing `target` in one step, if it holds only files that a conversion writes.
         allow_nonfinite: Accept weights that are NaN or infinite.
-        ignore: Unknown fields of config.json that are accepted and dropped.
+        generation_config: Written instead of the source's settings of generation.
+        ignore: Unknown fields of config.json and generation_config.json that are accepted. They are written too, and
+            listed in the new config.json as `bart_eqx_ignore`, so that `from_pretrained` and `convert` accept them in
+            the new folder.
 
     Returns:
         What was read and written; the contents of the target's conversion.json.
@@ -95,7 +100,7 @@ def convert(
     checkpoint = read_checkpoint(found, ignore=ignore)
     architecture = checkpoint.architecture()
     warnings: list[str] = []
-    generation_config = _generation_config(checkpoint, architecture, warnings)
+    settings = generation_config.to_dict() if generation_config else _settings(checkpoint, architecture, warnings)
     tokenizer = tokenizer_files(found.folder)
     if beyond := tokens_beyond(found.folder, checkpoint.config.vocab_size):
         warnings.append(f"tokens without a row in the embedding: {', '.join(map(repr, beyond[:5]))}")
@@ -115,11 +120,9 @@ def convert(
             weights = folder / WEIGHTS[to]
             with progress_bar("writing", size) as progress:
                 hashes = {weights.name: write_weights(weights, tensors, to, progress)}
-            fields = {name: checkpoint.fields[name] for name in _KEPT if name in checkpoint.fields}
-            fields |= checkpoint.config.to_dict()
-            write_json(folder / "config.json", config_fields(architecture.name, fields, tensors))
-            if generation_config is not None:
-                write_json(folder / "generation_config.json", generation_config.to_dict())
+            write_json(folder / "config.json", config_fields(architecture.name, _fields(checkpoint), tensors))
+            if settings is not None:
+                write_json(folder / "generation_config.json", settings)
             for name, content in tokenizer.items():
                 write_bytes(folder / name, content)
             done = Conversion(
@@ -136,6 +139,7 @@ def convert(
                 parameters=sum(array.size for array in arrays.values()),
                 missing=matched.initialised,
                 unexpected=matched.dropped,
+                ignored=_ignored(checkpoint),
                 embedding=matched.tables.found,
                 tables=_describe_tables(checkpoint, matched, architecture),
                 warnings=tuple(sorted(set(warnings))),  # several threads add to them, in any order
@@ -166,22 +170,31 @@ def _local_folder(source: str | Path) -> Path | None:
         return None
 
 
-def _generation_config(
-    checkpoint: Checkpoint, architecture: Architecture, warnings: list[str]
-) -> GenerationConfig | None:
-    """The settings of a model that generates; of another class, only settings that the checkpoint has explicitly.
+def _settings(checkpoint: Checkpoint, architecture: Architecture, warnings: list[str]) -> dict[str, Any] | None:
+    """The new generation_config.json: all fields of the source's, or those that an older config.json has.
 
     facebook/bart-base calls itself a `BartModel`, has such settings, and is mostly loaded as a model that generates.
+    Another class without any has no such file.
     """
-    try:
-        found = checkpoint.generation_config()
-    except ConfigurationError as error:
-        if architecture.generates:
-            raise
-        warnings.append(f"the generation settings cannot be read, and were left out: {error}")
-        return None
+    found = checkpoint.generation_config()
+    if refusal := found.refusal:
+        warnings.append(f"settings of generation are kept, and `generate` refuses them: {refusal}")
+    if (fields := checkpoint.generation_fields()) is not None:
+        return {**fields}
     explicit = found != GenerationConfig.from_model_config(checkpoint.config)
-    return found if architecture.generates or explicit else None
+    return found.to_dict() if architecture.generates or explicit else None
+
+
+def _fields(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The fields of config.json, with all of a BART's, and with the names of those that were ignored."""
+    fields = {name: value for name, value in checkpoint.fields.items() if name not in _OF_WEIGHTS}
+    ignored = _ignored(checkpoint)
+    return fields | checkpoint.config.to_dict() | ({IGNORED: list(ignored)} if ignored else {})
+
+
+def _ignored(checkpoint: Checkpoint) -> tuple[str, ...]:
+    present = checkpoint.fields.keys() | (checkpoint.generation_fields() or {}).keys()
+    return tuple(sorted(checkpoint.ignored & present))
 
 
 def _match(checkpoint: Checkpoint, architecture: Architecture) -> Match:

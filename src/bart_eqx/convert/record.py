@@ -33,6 +33,7 @@ class Conversion:
         parameters: The number of their values.
         missing: Parameters that the source lacks; only `final_logits_bias`, which is zero then, may be missing.
         unexpected: Arrays that the class does not have, and that were dropped: another head's.
+        ignored: Fields of config.json and generation_config.json that were accepted unread, and are in the new files.
         embedding: The names under which the source has the token embedding.
         tables: Whether it is one table or several, and whether the head is tied to it.
         warnings: Messages, sorted.
@@ -53,6 +54,7 @@ class Conversion:
     parameters: int
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    ignored: tuple[str, ...]
     embedding: tuple[str, ...]
     tables: str
     warnings: tuple[str, ...]
@@ -73,6 +75,7 @@ class Conversion:
             ("embedding", f"{', '.join(self.embedding)}: {self.tables}"),
             ("missing", ", ".join(self.missing) + " (zero)" if self.missing else "none"),
             ("unexpected", ", ".join(self.unexpected) + " (dropped)" if self.unexpected else "none"),
+            *([("ignored", ", ".join(self.ignored) + " (kept)")] if self.ignored else []),
             *[("written", f"{name} ({_bytes(f['size'])}), blake3 {f['blake3']}") for name, f in self.written.items()],
             *[("warning", warning) for warning in self.warnings],
         ]

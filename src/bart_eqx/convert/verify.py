@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +58,13 @@ class Verification:
 
 
 @beartype(conf=CONF)
-def verify(folder: Path) -> Verification:
+def verify(folder: Path, *, ignore: Collection[str] = ()) -> Verification:
     """Check a folder: the hashes of its files, the names, shapes and values of its weights, and a forward pass.
 
     Args:
         folder: With a conversion.json, whose hashes are compared; or in the Hub client's cache, which names files by
             their hashes. Files without a hash are reported.
+        ignore: Unknown fields of config.json and generation_config.json that are accepted.
 
     Raises:
         CheckpointError: a `VerificationError` if a file is missing or differs, or the model's output is not finite;
@@ -73,7 +75,7 @@ def verify(folder: Path) -> Verification:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     hashes = _checked_by_record(folder, names) if RECORD in names else _checked_by_cache(folder, names)
 
-    model, matched = load(find(folder))
+    model, matched = load(find(folder), ignore=ignore)
     config = model.config
     ids = np.append(np.arange(min(7, config.vocab_size, config.max_position_embeddings - 1)), config.eos_token_id)
     output = np.asarray(getattr(model(ids), ARCHITECTURES[type(model).__name__].output), np.float32)
