@@ -27,6 +27,7 @@ from .model.layers import AbstractLinear as AbstractLinear
 from .model.masks import shift_tokens_right as shift_tokens_right
 from .model.quantized import quantize as quantize
 from .model.question_answering import BartForQuestionAnswering as BartForQuestionAnswering
+from .model.resize import resize_token_embeddings as resize_token_embeddings
 from .model.sequence_classification import BartForSequenceClassification as BartForSequenceClassification
 
 __version__: str

@@ -1,5 +1,6 @@
 """Filling a model's skeleton with the arrays of a checkpoint."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from .formats.prefetch import prefetch
 from .match import HEADS, Match, match
 from .names import bare
 from .pytree import Model, builder, is_parameter, named_parameters, parameter_name, skeleton_of
+from .rows import fit_rows
 
 
 def fill(
@@ -42,8 +44,9 @@ def fill(
         config: Its configuration.
         arrays: By bare names, in PyTorch's layouts.
         dtype: Of the parameters; by default the widest of the arrays.
-        key: Initialises a head that the checkpoint lacks.
-        ignore_mismatched_sizes: Whether head parameters of another shape are initialised instead of an error.
+        key: Initialises a head that the checkpoint lacks, and draws new rows of token tables.
+        ignore_mismatched_sizes: Whether head parameters of another shape are initialised, and token tables with another
+            number of rows are cut or extended, and not refused.
         allow_nonfinite: Whether values may be NaN or infinite.
         int8: Whether the checkpoint is of a quantised model.
         **fields: Further arguments of `cls`.
@@ -63,6 +66,9 @@ def fill(
     build = builder(cls, config, own_tables=tables.own, int8=int8, **fields)
     skeleton = skeleton_of(build) if tables.own else skeleton
     parameters = named_parameters(skeleton)
+    resized: tuple[str, ...] = ()
+    if ignore_mismatched_sizes:
+        tables, resized = fit_rows(tables, config, {bare(name) for name in parameters}, key)
     matched = match(
         {name: leaf.shape for name, leaf in parameters.items()},
         {name for name, leaf in parameters.items() if leaf.dtype == jnp.int8},
@@ -70,11 +76,12 @@ def fill(
         cls.__name__,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
     )
-    if key is None and any(name.startswith(HEADS) for name in matched.initialised):
-        raise MismatchError(
-            f"the checkpoint lacks the head of a {cls.__name__} ({', '.join(matched.initialised)}): pass a `key` to "
-            "initialise a new one."
-        )
+    matched = dataclasses.replace(matched, resized=resized)
+    initialised = (*matched.initialised, *matched.mismatched)
+    if key is None and any(name.startswith(HEADS) for name in initialised):
+        missing, other = ", ".join(matched.initialised), ", ".join(matched.mismatched)
+        lacks = f"lacks the head of a {cls.__name__} ({missing})" if missing else f"has {other} of another shape"
+        raise MismatchError(f"the checkpoint {lacks}: pass a `key` to initialise {'a new one' if missing else 'it'}.")
 
     dtype = _dtype(matched, dtype)
     arrays = {
@@ -84,8 +91,8 @@ def fill(
     contents = prefetch(lambda name: arrays[name].read(), {name: array.nbytes for name, array in arrays.items()})
     # On the CPU, `device_put` takes over an aligned array, and `jnp.asarray` copies it.
     filled = dict(zip(arrays, map(jax.device_put, contents), strict=True))
-    if matched.initialised:
-        new = _initialise(build, matched.initialised, jr.key(0) if key is None else key)
+    if initialised:
+        new = _initialise(build, initialised, jr.key(0) if key is None else key)
         filled |= {name: leaf if leaf.dtype == jnp.int8 else leaf.astype(dtype) for name, leaf in new.items()}
     model = jtu.tree_map_with_path(
         lambda path, leaf: filled[parameter_name(path)] if is_parameter(leaf) else leaf, skeleton

@@ -101,8 +101,11 @@ def from_pretrained(
             generation settings in config.json.
         ignore: Names of unknown fields of config.json and generation_config.json, to load the model without them.
         dtype: Of the parameters; by default that of the file.
-        key: Initialises a head that the checkpoint lacks.
-        ignore_mismatched_sizes: Initialise head parameters of another shape from `key`, instead of an error.
+        key: Initialises a head that the checkpoint lacks, and draws rows with `ignore_mismatched_sizes`.
+        ignore_mismatched_sizes: Initialise head parameters of another shape from `key`, where there would be an error.
+            Where `config.vocab_size` is another number, keep the rows of token tables and of `final_logits_bias` that
+            both have, and add others as [`resize_token_embeddings`][bart_eqx.resize_token_embeddings] does. Both are
+            logged. (transformers initialises the whole table.)
         allow_nonfinite: Accept weights that are NaN or infinite.
 
     Raises:
@@ -124,6 +127,10 @@ def from_pretrained(
     )
     if matched.initialised:
         logger.warning("%s: not in the checkpoint, and initialised: %s", source, ", ".join(matched.initialised))
+    if mismatched := [f"{name} {shapes}" for name, shapes in matched.mismatched.items()]:
+        logger.warning("%s: of another shape in the checkpoint, and initialised: %s", source, ", ".join(mismatched))
+    if matched.resized:
+        logger.warning("%s: of another vocabulary: %s", source, "; ".join(matched.resized))
     if matched.dropped:
         logger.warning("%s: in the checkpoint, and dropped: %s", source, ", ".join(matched.dropped))
     return model

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from .architectures import Shapes
-from .embeddings import Tables
+from .embeddings import HEAD, TABLES, Tables
 from .errors import MismatchError
 from .formats.lazy_array import LazyArray, equal, is_float
 from .names import bare, from_flax_leaf
@@ -26,14 +26,18 @@ class Match:
     Args:
         arrays: By the model's parameter names, in the model's order.
         initialised: Parameters of the model's head that the checkpoint lacks, and that must be initialised.
+        mismatched: Those that it has in another shape, with both shapes, and that must be initialised all the same.
+        resized: Tables that got rows, or lost some, with what was done.
         dropped: Arrays of the checkpoint that this class does not have: another head's, or the encoder's.
         tables: The token tables.
     """
 
     arrays: dict[str, LazyArray]
     initialised: tuple[str, ...]
+    mismatched: Mapping[str, str]
     dropped: tuple[str, ...]
     tables: Tables
+    resized: tuple[str, ...] = ()
 
 
 def is_of_head(name: str) -> bool:
@@ -75,7 +79,7 @@ def match(
         int8: The names of those that are int8. All others are floating-point.
         tables: The arrays of the checkpoint.
         class_name: The model's class, for error messages.
-        ignore_mismatched_sizes: Whether head parameters of another shape are initialised instead of an error.
+        ignore_mismatched_sizes: Whether head parameters of another shape are initialised, and not refused.
 
     Raises:
         MismatchError: if parameters are missing, arrays are left over, or shapes or dtypes differ. It lists all of
@@ -84,6 +88,7 @@ def match(
     wanted = {bare(name): name for name in shapes}
     filled: dict[str, LazyArray] = {}
     faulty: set[str] = set()
+    mismatched: dict[str, str] = {}
     dropped: list[str] = []
     faults: list[tuple[str, str, str]] = []  # kind, name, detail
     for name, array in tables.arrays.items():
@@ -101,17 +106,30 @@ def match(
             faulty.add(target)
         elif array.shape == shapes[target]:
             filled[target] = array
-        elif not (ignore_mismatched_sizes and is_of_head(target)):
+        elif ignore_mismatched_sizes and is_of_head(target):
+            mismatched[target] = f"{array.shape} in place of {shapes[target]}"
+        else:
             faults.append(("of another shape", target, f"{array.shape} in place of {shapes[target]}"))
             faulty.add(target)
-    initialised = tuple(name for name in shapes if name not in filled and name not in faulty)
+    initialised = tuple(name for name in shapes if name not in {*filled, *faulty, *mismatched})
     faults += [("missing", name, str(shapes[name])) for name in initialised if not is_of_head(name)]
     if faults:
         raise MismatchError(
             f"the weights do not fit a {class_name} of this configuration, of whose {len(shapes)} parameters "
-            f"{len(filled)} were found: {_folded(faults)}."
+            f"{len(filled)} were found: {_folded(faults)}.{_advice(faults)}"
         )
-    return Match({name: filled[name] for name in shapes if name in filled}, initialised, tuple(sorted(dropped)), tables)
+    arrays = {name: filled[name] for name in shapes if name in filled}
+    return Match(arrays, initialised, mismatched, tuple(sorted(dropped)), tables)
+
+
+def _advice(faults: Iterable[tuple[str, str, str]]) -> str:
+    of_vocabulary = {kind for kind, name, _ in faults if bare(name) in (*TABLES, HEAD, BIAS)}
+    if "of another shape" not in of_vocabulary:
+        return ""
+    return (
+        " For another vocab_size, `from_pretrained(..., ignore_mismatched_sizes=True, key=...)` keeps the rows in "
+        "common, and `resize_token_embeddings` changes those of a loaded model."
+    )
 
 
 def _may_be_dropped(name: str, wanted: Collection[str]) -> bool:

@@ -1,0 +1,141 @@
+"""A vocabulary of another size: `resize_token_embeddings`."""
+
+import copy
+import dataclasses
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import Float, PRNGKeyArray
+
+from ..config import BartConfig
+from ..generation_config import TOKENS
+from ..kernels.matmul import quantize_rows
+from ..typing import Array
+from .bart import BartModel
+from .causal_lm import BartForCausalLM
+from .conditional_generation import BartForConditionalGeneration
+from .embeddings import Embedding
+from .language_model import AbstractLanguageModel
+from .layers import Linear
+from .quantized import QuantizedEmbedding, QuantizedLinear
+from .question_answering import BartForQuestionAnswering
+from .sequence_classification import BartForSequenceClassification
+
+
+Model = TypeVar("Model", bound=eqx.Module)
+_VARIANCE = 1e-9  # of new rows, relative to the old ones: that of transformers' `mean_resizing`
+
+
+def resize_token_embeddings(model: Model, vocab_size: int, *, key: PRNGKeyArray | None = None) -> Model:
+    """The model with a vocabulary of another size: rows are added at the end of its token tables, or removed there.
+
+    A language-modelling head of its own and `final_logits_bias` follow, and so does `config.vocab_size`; all else is
+    unchanged, and so are the rows that remain.
+
+    New rows are those of transformers (since 4.46): drawn from a normal distribution with the mean of the table's old
+    rows and 1e-9 times their covariance, so that a new token starts as an average one. New entries of
+    `final_logits_bias` are zero. Of a model with int8 weights, the new rows are rounded as `quantize` rounds.
+
+    Args:
+        model: Of one of the five classes, in any mode.
+        vocab_size: The new number of tokens.
+        key: Draws new rows. Without it, there can be fewer rows only.
+
+    Raises:
+        TypeError: if `model` is of another class, or a table or head was replaced by another module.
+        ValueError: if rows are to be added without a `key`; if a special token of `model.config` or
+            `model.generation_config` has an id that the new vocabulary lacks.
+    """
+    nodes = _vocabulary(model)
+    bart_config: BartConfig = _bart(model).config
+    _check_tokens("config", bart_config, vocab_size)
+    if isinstance(model, AbstractLanguageModel):
+        _check_tokens("generation_config", model.generation_config, vocab_size)
+    if vocab_size > bart_config.vocab_size and key is None:
+        raise ValueError(
+            f"`key` draws the rows of {vocab_size - bart_config.vocab_size} new tokens: give one, as jax.random.key(0)."
+        )
+    keys = jr.split(jr.key(0) if key is None else key, len(nodes))
+    resized = [_with_rows(node, vocab_size, node_key) for node, node_key in zip(nodes, keys, strict=True)]
+    model = eqx.tree_at(_vocabulary, model, resized)
+    if isinstance(model, BartForConditionalGeneration):
+        bias = model.final_logits_bias[:, :vocab_size]
+        bias = jnp.pad(bias, ((0, 0), (0, vocab_size - bias.shape[1])))
+        model = eqx.tree_at(lambda tree: tree.final_logits_bias, model, bias)
+    return _with_config(model, dataclasses.replace(bart_config, vocab_size=vocab_size))
+
+
+def new_rows(table: Float[Array, "rows dim"], count: int, key: PRNGKeyArray) -> Float[Array, "count dim"]:
+    """Rows for new tokens, as `resize_token_embeddings` draws them, in the table's dtype."""
+    wide = table.astype(jnp.promote_types(table.dtype, jnp.float32))
+    mean = jnp.mean(wide, axis=0)
+    covariance = (wide - mean).T @ (wide - mean) / len(wide)
+    noise = jr.multivariate_normal(key, jnp.zeros_like(mean), covariance, (count,), method="svd")
+    return (mean + jnp.sqrt(_VARIANCE) * noise).astype(table.dtype)
+
+
+def _bart(model: Any) -> Any:
+    """The module that holds the configuration."""
+    match model:
+        case BartModel() | BartForCausalLM():
+            return model
+        case BartForConditionalGeneration() | BartForSequenceClassification() | BartForQuestionAnswering():
+            return model.model
+    raise TypeError(
+        f"`resize_token_embeddings` takes a model of one of the five classes, as from_pretrained returns it. Got a "
+        f"{type(model).__name__}."
+    )
+
+
+def _vocabulary(model: Any) -> list[Any]:
+    """The modules with a row for each token."""
+    bart = _bart(model)
+    if isinstance(bart, BartForCausalLM):
+        nodes = [bart.model.decoder.embed_tokens, bart.lm_head]
+    else:
+        nodes = [bart.shared, bart.encoder.embed_tokens, bart.decoder.embed_tokens]
+        nodes += [model.lm_head] if isinstance(model, BartForConditionalGeneration) else []
+    return [node for node in nodes if node is not None]
+
+
+def _with_rows(module: Any, rows: int, key: PRNGKeyArray) -> Any:
+    """A table, or a head without a bias, with another number of rows."""
+    match module:
+        case Embedding() | Linear(bias=None):
+            old = module.weight
+            weight = old[:rows]
+            if (added := rows - len(old)) > 0:
+                weight = jnp.concatenate([old, new_rows(old, added, key)])
+            return eqx.tree_at(lambda node: node.weight, module, weight)
+        case QuantizedEmbedding() | QuantizedLinear(bias=None):
+            old, old_scale = module.weight, module.weight_scale
+            weight, scale = old[:rows], old_scale[:rows]
+            if (added := rows - len(old)) > 0:
+                table = old_scale[:, None] * old.astype(old_scale.dtype)
+                new, new_scale = quantize_rows(new_rows(table, added, key))
+                weight, scale = jnp.concatenate([old, new]), jnp.concatenate([old_scale, new_scale])
+            return eqx.tree_at(lambda node: (node.weight, node.weight_scale), module, (weight, scale))
+    raise TypeError(
+        f"`resize_token_embeddings` changes BART's own tables, and heads without a bias. This one is a "
+        f"{type(module).__name__}: resize before it is replaced."
+    )
+
+
+def _check_tokens(owner: str, settings: Any, vocab_size: int) -> None:
+    for name in sorted(TOKENS):
+        token = getattr(settings, name)
+        ids = [token] if isinstance(token, int) else token or []
+        if outside := [index for index in ids if index >= vocab_size]:
+            raise ValueError(
+                f"A vocabulary of {vocab_size} tokens has 0 to {vocab_size - 1}, and `{name}` in the model's `{owner}` "
+                f"is {outside[0]}: keep more rows, or load the model with another `{owner}`."
+            )
+
+
+def _with_config(model: Model, config: BartConfig) -> Model:
+    """The model with another configuration, a static field, which `equinox.tree_at` cannot replace."""
+    holder = copy.copy(_bart(model))
+    object.__setattr__(holder, "config", config)
+    return holder if _bart(model) is model else eqx.tree_at(lambda tree: tree.model, model, holder)
