@@ -464,7 +464,7 @@ class TestSources:
     def test_options_beside_verify(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             main(["--verify", "demo", "--overwrite", "--to", "flax"])
-        assert "--verify takes no option but --json. Got overwrite, to" in capsys.readouterr().err
+        assert "--verify takes no options but --json and --ignore. Got overwrite, to" in capsys.readouterr().err
 
     def test_a_configuration_is_no_weights(self, sound: Path, tmp_path: Path) -> None:
         with pytest.raises(

@@ -154,6 +154,8 @@ class TestOpening:
         loaded = from_pretrained(folder, ignore=[*OWN])
         assert eqx.tree_equal(loaded, from_pretrained(REFERENCES / "converted"))
         verify(folder, ignore=[*OWN])
+        assert main(["--verify", str(folder)]) == 2
+        assert main(["--verify", str(folder), *(f"--ignore={name}" for name in OWN)]) == 0
         with pytest.raises(ConfigurationError, match="`ignore` must be a list of names"):
             from_pretrained(folder, ignore="nested")
 

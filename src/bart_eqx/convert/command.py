@@ -34,13 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     if (options.source is None) == (options.verify is None):
         parser.error("give a SOURCE to convert, or --verify FOLDER")
     given = sorted(name for name, value in vars(options).items() if value != parser.get_default(name))
-    if options.verify is not None and (others := [name for name in given if name not in ("verify", "json")]):
-        parser.error(f"--verify takes no option but --json. Got {', '.join(others)}")
+    if options.verify is not None and (others := [name for name in given if name not in ("verify", "json", "ignore")]):
+        parser.error(f"--verify takes no options but --json and --ignore. Got {', '.join(others)}")
     try:
         if options.verify is not None:
             from .verify import verify  # imports JAX
 
-            done = verify(options.verify.expanduser())
+            done = verify(options.verify.expanduser(), ignore=options.ignore)
         else:
             _keep_freed_memory()
             done = convert(
@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FIELD",
-        help="drop an unknown field of config.json; may be repeated",
+        help="accept and keep an unknown field of config.json or generation_config.json; may be repeated",
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a folder instead of converting")
