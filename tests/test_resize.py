@@ -161,6 +161,14 @@ def test_replaced_tables(key: jax.Array) -> None:
         resize_token_embeddings(model.model.encoder, 99, key=key)
 
 
+def test_tables_changed_by_hand(tmp_path: Path) -> None:
+    """`tree_at` leaves the configuration as it was; the error names the way."""
+    model: Any = random_model(Model, configured("unequal"))
+    changed = eqx.tree_at(lambda m: m.model.shared.weight, model, jnp.ones((99, 30)))
+    with pytest.raises(CheckpointError, match="`resize_token_embeddings` changes the vocabulary.*model.shared.weight"):
+        save_pretrained(changed, tmp_path)
+
+
 class TestLoading:
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:

@@ -156,8 +156,13 @@ class TestOpening:
         verify(folder, ignore=[*OWN])
         assert main(["--verify", str(folder)]) == 2
         assert main(["--verify", str(folder), *(f"--ignore={name}" for name in OWN)]) == 0
-        with pytest.raises(ConfigurationError, match="`ignore` must be a list of names"):
+        with pytest.raises(TypeError, match="^`ignore` must be a list of names"):
             from_pretrained(folder, ignore="nested")
+        edit(folder / "config.json", dict(bart_eqx_ignore="nested"))
+        with pytest.raises(
+            ConfigurationError, match="config.json: `bart_eqx_ignore` must be a list of names. Got 'nes"
+        ):
+            from_pretrained(folder)
 
     def test_given_settings(self, folder: Path) -> None:
         """They replace the file, which is not read."""

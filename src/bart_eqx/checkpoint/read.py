@@ -86,6 +86,7 @@ def read_checkpoint(source: Source, config: BartConfig | None = None, *, ignore:
 
     Raises:
         CheckpointError: one of its kinds, if a file is missing or damaged, or this is not a BART.
+        TypeError: if `ignore` is one string.
     """
     path = source.folder / "config.json"
     fields = read_json(path)
@@ -102,6 +103,7 @@ def read_checkpoint(source: Source, config: BartConfig | None = None, *, ignore:
     if not known.keys() & {"id2label", "num_labels"} and (head := arrays.get("classification_head.out_proj.weight")):
         # transformers 5 omits two labels as if they were its default. The default of its BartConfig is three.
         known["num_labels"] = head.shape[0] if head.shape else 0
+    ignored_fields({}, ignore)  # a wrong argument is not the file's fault
     with configuration_errors(path):
         ignored = ignored_fields(fields, ignore)
         config = BartConfig.from_dict(known, ignore=ignore) if config is None else config

@@ -77,7 +77,8 @@ def _check_loadable(model: AnyBart) -> None:
         shown = ", ".join(differ[:5]) + (", ..." if len(differ) > 5 else "")
         raise CheckpointError(
             f"A {type(model).__name__} whose modules were replaced cannot be loaded again: save the original model, or "
-            f"merge the additions into its weights first. Missing, added or of another shape: {shown}."
+            "merge the additions into its weights first; `resize_token_embeddings` changes the vocabulary. Missing, "
+            f"added or of another shape: {shown}."
         )
 
 

@@ -53,11 +53,7 @@ def resize_token_embeddings(model: Model, vocab_size: int, *, key: PRNGKeyArray 
     _check_tokens("config", bart_config, vocab_size)
     if isinstance(model, AbstractLanguageModel):
         _check_tokens("generation_config", model.generation_config, vocab_size)
-    if vocab_size > bart_config.vocab_size and key is None:
-        raise ValueError(
-            f"`key` draws the rows of {vocab_size - bart_config.vocab_size} new tokens: give one, as jax.random.key(0)."
-        )
-    keys = jr.split(jr.key(0) if key is None else key, len(nodes))
+    keys = [None] * len(nodes) if key is None else list(jr.split(key, len(nodes)))
     resized = [_with_rows(node, vocab_size, node_key) for node, node_key in zip(nodes, keys, strict=True)]
     model = eqx.tree_at(_vocabulary, model, resized)
     if isinstance(model, BartForConditionalGeneration):
@@ -71,9 +67,10 @@ def new_rows(table: Float[Array, "rows dim"], count: int, key: PRNGKeyArray) -> 
     """Rows for new tokens, as `resize_token_embeddings` draws them, in the table's dtype."""
     wide = table.astype(jnp.promote_types(table.dtype, jnp.float32))
     mean = jnp.mean(wide, axis=0)
-    covariance = (wide - mean).T @ (wide - mean) / len(wide)
-    noise = jr.multivariate_normal(key, jnp.zeros_like(mean), covariance, (count,), method="svd")
-    return (mean + jnp.sqrt(_VARIANCE) * noise).astype(table.dtype)
+    variances, axes = jnp.linalg.eigh((wide - mean).T @ (wide - mean) / len(wide))
+    deviations = jnp.sqrt(_VARIANCE * jnp.maximum(variances, 0))  # rounding makes a variance of zero negative
+    noise = (deviations * jr.normal(key, (count, len(mean)), wide.dtype)) @ axes.T
+    return (mean + noise).astype(table.dtype)
 
 
 def _bart(model: Any) -> Any:
@@ -100,27 +97,33 @@ def _vocabulary(model: Any) -> list[Any]:
     return [node for node in nodes if node is not None]
 
 
-def _with_rows(module: Any, rows: int, key: PRNGKeyArray) -> Any:
+def _with_rows(module: Any, rows: int, key: PRNGKeyArray | None) -> Any:
     """A table, or a head without a bias, with another number of rows."""
     match module:
         case Embedding() | Linear(bias=None):
             old = module.weight
             weight = old[:rows]
             if (added := rows - len(old)) > 0:
-                weight = jnp.concatenate([old, new_rows(old, added, key)])
+                weight = jnp.concatenate([old, new_rows(old, added, _given(key, added))])
             return eqx.tree_at(lambda node: node.weight, module, weight)
         case QuantizedEmbedding() | QuantizedLinear(bias=None):
             old, old_scale = module.weight, module.weight_scale
             weight, scale = old[:rows], old_scale[:rows]
             if (added := rows - len(old)) > 0:
                 table = old_scale[:, None] * old.astype(old_scale.dtype)
-                new, new_scale = quantize_rows(new_rows(table, added, key))
+                new, new_scale = quantize_rows(new_rows(table, added, _given(key, added)))
                 weight, scale = jnp.concatenate([old, new]), jnp.concatenate([old_scale, new_scale])
             return eqx.tree_at(lambda node: (node.weight, node.weight_scale), module, (weight, scale))
     raise TypeError(
         f"`resize_token_embeddings` changes BART's own tables, and heads without a bias. This one is a "
         f"{type(module).__name__}: resize before it is replaced."
     )
+
+
+def _given(key: PRNGKeyArray | None, added: int) -> PRNGKeyArray:
+    if key is None:
+        raise ValueError(f"`key` draws the rows of {added} new tokens: give one, as jax.random.key(0).")
+    return key
 
 
 def _check_tokens(owner: str, settings: Any, vocab_size: int) -> None:
