@@ -10,8 +10,8 @@ they are first entered.
 after it, imports, loading and beartype's work at a function's first call are done, and JAX traces again. A switch is a
 function in another file than the one entered before it; returns do not count. Layers of one structure are traced once,
 and so counted once; "again" is a second forward pass with the same shapes, which does not enter them. Lambdas and
-comprehensions are functions too. The type checker's wrapper does not count. For generation, `model/` and every file
-that the forward pass visited do not count: a reader of `generate` has read the model.
+comprehensions are functions too. The wrappers that check types and explain arguments do not count. For generation,
+`model/` and every file that the forward pass visited do not count: a reader of `generate` has read the model.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import bart_eqx
 
 
 PACKAGE = Path(bart_eqx.__file__).parent
-WRAPPER = "lazy_beartype.py"
+WRAPPERS = ("lazy_beartype.py", "migration.py")
 # Tokens of the two sources, and `max_length`.
 WARM, WALKED = (10, 9), (15, 8)
 
@@ -47,7 +47,7 @@ def entered(call: Callable[[], Any]) -> list[tuple[str, str]]:
         call()
     finally:
         sys.setprofile(None)
-    return [(file, function) for file, function in found if file != WRAPPER]
+    return [(file, function) for file, function in found if file not in WRAPPERS]
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from jaxtyping import PRNGKeyArray
 from ..config import BartConfig
 from ..generation_config import GenerationConfig
 from ..lazy_beartype import CONF
+from ..migration import explains_arguments
 from ..model.language_model import AbstractLanguageModel
 from .errors import CheckpointError
 from .fill import fill
@@ -66,6 +67,7 @@ def from_pretrained(
 ) -> Model: ...
 
 
+@explains_arguments
 @beartype(conf=CONF)
 def from_pretrained(
     source: str | Path,

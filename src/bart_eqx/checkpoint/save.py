@@ -7,6 +7,7 @@ from typing import Any
 from beartype import beartype
 
 from ..lazy_beartype import CONF
+from ..migration import explains_arguments
 from ..model.language_model import AbstractLanguageModel
 from ..model.quantized import is_quantized
 from .atomic_folder import atomic_folder, hidden_folder
@@ -18,6 +19,7 @@ from .pytree import AnyBart, builder, lazy_parameters, named_parameters, own_tab
 from .write import RECORD, WEIGHTS, Layout, arrange, config_fields, write_json, write_weights
 
 
+@explains_arguments
 @beartype(conf=CONF)
 def save_pretrained(model: AnyBart, folder: str | Path, *, to: Layout = "safetensors") -> None:
     """Write a model as a folder that transformers and `from_pretrained` load.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray, Shaped
 
 from ..generation_config import GenerationConfig
+from ..migration import TransformersOutput
 from ..model.language_model import AbstractLanguageModel
 from ..model.outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions
 from ..typing import Array, HostArray, Mask
@@ -25,7 +26,7 @@ from .request import Request, Semantics, checked_by_hand
 from .sample import AbstractChoice, Draw, FlaxDraw, Greedy, sample, sample_steps
 
 
-class GenerationResult(eqx.Module):
+class GenerationResult(eqx.Module, TransformersOutput):
     """What `generate` returns. A row is a sequence; the `num_return_sequences` of a source follow one another.
 
     A field is `None` where it was not asked for, or where the search does not have it.

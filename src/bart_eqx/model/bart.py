@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Integer, PRNGKeyArray
 
 from ..config import BartConfig
+from ..migration import TransformersModel, explains_arguments
 from ..typing import Dim, HostArray, Mask
 from .cache import DecoderCache
 from .checks import check_token_ids
@@ -19,7 +20,7 @@ from .masks import shift_tokens_right
 from .outputs import BaseModelOutput, BaseModelOutputWithCrossAttentions, Seq2SeqModelOutput
 
 
-class BartModel(eqx.Module):
+class BartModel(eqx.Module, TransformersModel):
     """BART (arXiv:1910.13461) without a head: `FlaxBartModel` of transformers.
 
     Every method takes one sequence `[seq]`, a batch `[batch, seq]`, or any number of leading axes, and is pure: use it
@@ -55,6 +56,7 @@ class BartModel(eqx.Module):
     def _decoder_table(self) -> AbstractEmbedding:
         return self.shared if self.decoder.embed_tokens is None else self.decoder.embed_tokens
 
+    @explains_arguments
     def encode(
         self,
         input_ids: Integer[HostArray, "*batch src"],
@@ -90,6 +92,7 @@ class BartModel(eqx.Module):
             key=key,
         )
 
+    @explains_arguments
     def init_cache(
         self,
         encoder_outputs: BaseModelOutput,
@@ -147,6 +150,7 @@ class BartModel(eqx.Module):
         key: PRNGKeyArray | None = None,
     ) -> BaseModelOutputWithCrossAttentions: ...
 
+    @explains_arguments
     def decode(
         self,
         decoder_input_ids: Integer[HostArray, "*batch new"],
@@ -206,6 +210,7 @@ class BartModel(eqx.Module):
         )
         return output if cache is None else (output, extended)
 
+    @explains_arguments
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch src"],

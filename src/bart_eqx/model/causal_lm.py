@@ -10,6 +10,7 @@ from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig
 from ..generation_config import GenerationConfig
+from ..migration import TransformersModel, explains_arguments
 from ..typing import Array, HostArray, Mask
 from .cache import DecoderCache
 from .checks import check_token_ids
@@ -27,7 +28,7 @@ class BartDecoderWrapper(eqx.Module):
     decoder: BartDecoder
 
 
-class BartForCausalLM(AbstractCausalLM):
+class BartForCausalLM(AbstractCausalLM, TransformersModel):
     """A BART decoder with a language-modelling head.
 
     Its layers keep their cross attention, which is used where `encoder_hidden_states` are given and skipped otherwise.
@@ -75,6 +76,7 @@ class BartForCausalLM(AbstractCausalLM):
         """The head: logits over the vocabulary from the last hidden states."""
         return self.embed_tokens.logits(states) if self.lm_head is None else self.lm_head(states)
 
+    @explains_arguments
     def init_cache(
         self,
         batch_size: int | None,
@@ -92,6 +94,7 @@ class BartForCausalLM(AbstractCausalLM):
         states = None if encoder_hidden_states is None else jnp.asarray(encoder_hidden_states)
         return self.model.decoder.init_cache(self.embed_tokens, batch, max_length, states, encoder_attention_mask)
 
+    @explains_arguments
     def decode(
         self,
         decoder_input_ids: Integer[HostArray, "*batch new"],
@@ -142,6 +145,7 @@ class BartForCausalLM(AbstractCausalLM):
         key: PRNGKeyArray | None = None,
     ) -> CausalLMOutputWithCrossAttentions: ...
 
+    @explains_arguments
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch new"],

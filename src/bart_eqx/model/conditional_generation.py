@@ -11,6 +11,7 @@ from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig
 from ..generation_config import GenerationConfig
+from ..migration import explains_arguments
 from ..typing import Array, HostArray, Mask
 from .bart import BartModel
 from .cache import DecoderCache
@@ -91,6 +92,7 @@ class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
         key: PRNGKeyArray | None = None,
     ) -> CausalLMOutputWithCrossAttentions: ...
 
+    @explains_arguments
     def decode(
         self,
         decoder_input_ids: Integer[HostArray, "*batch new"],
@@ -130,6 +132,7 @@ class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
             cross_attentions=decoded.cross_attentions,
         )
 
+    @explains_arguments
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch src"],

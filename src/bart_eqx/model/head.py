@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Integer, PRNGKeyArray
 
 from ..config import BartConfig
+from ..migration import TransformersModel, explains_arguments
 from ..typing import HostArray, Mask
 from .bart import BartModel
 from .cache import DecoderCache
@@ -13,7 +14,7 @@ from .layers import Linear
 from .outputs import BaseModelOutput
 
 
-class AbstractBartHead(eqx.Module):
+class AbstractBartHead(eqx.Module, TransformersModel):
     """A task's parameters beside a `BartModel`."""
 
     model: eqx.AbstractVar[BartModel]
@@ -22,6 +23,7 @@ class AbstractBartHead(eqx.Module):
     def config(self) -> BartConfig:
         return self.model.config
 
+    @explains_arguments
     def encode(
         self,
         input_ids: Integer[HostArray, "*batch src"],
@@ -42,6 +44,7 @@ class AbstractBartHead(eqx.Module):
             key=key,
         )
 
+    @explains_arguments
     def init_cache(
         self,
         encoder_outputs: BaseModelOutput,

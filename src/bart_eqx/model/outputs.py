@@ -6,11 +6,15 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Float, Integer
 
+from ..migration import TransformersOutput
 from ..typing import Array
 
 
-class BaseModelOutput(eqx.Module):
-    """Of an encoder."""
+class BaseModelOutput(eqx.Module, TransformersOutput):
+    """Of an encoder: what `encode` returns, and what `init_cache`, `decode` and `generate` take as `encoder_outputs`.
+
+    `BaseModelOutput(states)` makes one of any states `[*batch, src, dim]`, for example those of another encoder.
+    """
 
     last_hidden_state: Float[Array, "*batch src dim"] = eqx.field(converter=jnp.asarray)
     hidden_states: tuple[Float[Array, "*batch src dim"], ...] | None = None
@@ -20,7 +24,7 @@ class BaseModelOutput(eqx.Module):
     """The positions that `encode` was given, for cross attention that reads them; `None` for 0, 1, 2, ..."""
 
 
-class BaseModelOutputWithCrossAttentions(eqx.Module):
+class BaseModelOutputWithCrossAttentions(eqx.Module, TransformersOutput):
     """Of a decoder. With a cache, `new` are the tokens of this call, and `kv` the slots of the cache."""
 
     last_hidden_state: Float[Array, "*batch new dim"]
@@ -29,7 +33,7 @@ class BaseModelOutputWithCrossAttentions(eqx.Module):
     cross_attentions: tuple[Float[Array, "*batch heads new src"] | None, ...] | None = None
 
 
-class CausalLMOutputWithCrossAttentions(eqx.Module):
+class CausalLMOutputWithCrossAttentions(eqx.Module, TransformersOutput):
     """Of a decoder with a language-modelling head."""
 
     logits: Float[Array, "*batch new vocab"]
@@ -38,7 +42,7 @@ class CausalLMOutputWithCrossAttentions(eqx.Module):
     cross_attentions: tuple[Float[Array, "*batch heads new src"] | None, ...] | None = None
 
 
-class AbstractSeq2SeqOutput(eqx.Module):
+class AbstractSeq2SeqOutput(eqx.Module, TransformersOutput):
     """The states that every encoder-decoder returns beside its own result."""
 
     decoder_hidden_states: eqx.AbstractVar[tuple[Float[Array, "*batch tgt dim"], ...] | None]

@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Integer, PRNGKeyArray
 
 from ..config import BartConfig
+from ..migration import explains_arguments
 from ..typing import HostArray, Mask
 from .bart import BartModel
 from .head import AbstractBartHead
@@ -35,6 +36,7 @@ class BartForQuestionAnswering(AbstractBartHead):
         """[`BartModel.decode`][bart_eqx.BartModel.decode] of `model`: states, not spans."""
         return self.model.decode
 
+    @explains_arguments
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch src"],

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig
+from ..migration import explains_arguments
 from ..typing import Array, HostArray, Mask
 from .bart import BartModel
 from .checks import is_known
@@ -100,6 +101,7 @@ class BartForSequenceClassification(AbstractBartHead):
         last = jnp.max(places, axis=-1)
         return jnp.where(last < 0, length, last)
 
+    @explains_arguments
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch src"],
