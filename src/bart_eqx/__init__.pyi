@@ -25,6 +25,7 @@ from .model.language_model import (
 )
 from .model.layers import AbstractLinear as AbstractLinear
 from .model.masks import shift_tokens_right as shift_tokens_right
+from .model.outputs import BaseModelOutput as BaseModelOutput
 from .model.quantized import quantize as quantize
 from .model.question_answering import BartForQuestionAnswering as BartForQuestionAnswering
 from .model.resize import resize_token_embeddings as resize_token_embeddings
