@@ -5,6 +5,7 @@ import inspect
 import pickle
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 import bart_eqx
+import migration_page
 from bart_eqx.migration import ARGUMENTS, TransformersModel, TransformersOutput
 from support import CLASSES, CONFIGS
 
@@ -160,3 +162,9 @@ def test_a_subclass_may_have_the_name() -> None:
     build: Any = Mine
     model = build(bart_eqx.BartConfig(**CONFIGS["unequal"]), key=KEY)
     assert model.generate() == model.params == 3
+
+
+def test_the_calls_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`oracle/test_migration.py` compares them with those of transformers."""
+    monkeypatch.chdir(tmp_path)
+    assert migration_page.run({}, None, lambda ours, theirs: None) >= 30
