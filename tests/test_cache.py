@@ -74,6 +74,20 @@ def test_every_split(model: Model, config: bart_eqx.BartConfig, decode: Any, bat
     assert int(empty.position) == 0 and not any(kv.keys.any() for kv in empty.self_attn)  # not modified
 
 
+def test_encode_and_decode_without_jit(model: Model, config: bart_eqx.BartConfig) -> None:
+    """With operations one by one, as in Hugging Face's `test_encode` and `test_decode`."""
+    inputs = ragged_inputs(config)
+    ids, mask, targets = inputs["input_ids"], inputs["attention_mask"], inputs["decoder_input_ids"]
+    encoded = whole_encoder(model, ids, mask)
+    cache = model.init_cache(encoded, mask, max_length=9)
+    compiled, _ = eqx.filter_jit(model.decode)(targets, cache)
+    with jax.disable_jit():
+        one_by_one = model.encode(ids, mask)
+        decoded, _ = model.decode(targets, model.init_cache(one_by_one, mask, max_length=9))
+    assert relative_error(one_by_one.last_hidden_state, encoded.last_hidden_state) <= LIMIT
+    assert relative_error(decoded.logits, compiled.logits) <= LIMIT
+
+
 @pytest.mark.parametrize("new", [1, 4])
 def test_masks_may_cover_every_slot(model: Model, config: bart_eqx.BartConfig, decode: Any, new: int) -> None:
     """As in Hugging Face's Flax: as long as the cache, and the same at every step."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import bart_eqx
-from support import ragged_inputs, relative_error
+from support import CLASSES, ragged_inputs, relative_error
 
 from .conftest import hf_model, our_model
 
@@ -16,7 +16,7 @@ LIMIT = 5e-6
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("cls_name", ["BartModel", "BartForConditionalGeneration", "BartForSequenceClassification"])
+@pytest.mark.parametrize("cls_name", [cls.__name__ for cls in CLASSES if cls is not bart_eqx.BartForCausalLM])
 def test_use_cache_forward(cls_name: str, masked: bool) -> None:
     """The calls of `test_use_cache_forward` and `..._with_attn_mask` in `test_modeling_flax_bart.py`, on both."""
     reference, model = hf_model(cls_name, "unequal"), our_model(cls_name, "unequal")

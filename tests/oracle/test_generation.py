@@ -106,3 +106,20 @@ def test_padded_prompts() -> None:
     result = bart_eqx.generate(ours, ids, semantics="flax", forced_eos_token_id=None, **options)
     np.testing.assert_array_equal(result.sequences[1], expected[1])
     np.testing.assert_array_equal(result.sequences[0, :10], expected[0, 2:])  # ours is without the padding
+
+
+@pytest.mark.filterwarnings("ignore:Using the model-agnostic default")
+@pytest.mark.parametrize("search", [dict(), dict(do_sample=True), dict(num_beams=2)], ids=["greedy", "sample", "beams"])
+def test_a_mask_on_the_left(search: dict[str, Any]) -> None:
+    """The calls of `test_..._generate_attn_mask` in `generation/test_flax_utils.py`, on both."""
+    model, params, ours = reference(0)
+    ids = np.random.default_rng(0).integers(12, 97, (2, 3)).astype(np.int32)
+    mask = np.array([[0, 1, 1], [0, 1, 1]], np.int32)
+    model.generation_config.forced_eos_token_id = None
+    key = jax.random.key(0)
+    expected = model.generate(ids, attention_mask=mask, params=params, prng_key=key, max_length=8, **search).sequences
+    options: dict[str, Any] = dict(semantics="flax", forced_eos_token_id=None, max_length=8) | search
+    if "do_sample" in search:
+        options["key"] = key
+    np.testing.assert_array_equal(bart_eqx.generate(ours, ids, mask, **options).sequences, expected)
+    assert (bart_eqx.generate(ours, ids, **options).sequences != expected).any()  # the mask matters
