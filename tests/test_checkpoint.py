@@ -457,7 +457,7 @@ class TestRefusals:
             from_pretrained(self.edit(tmp_path, change))
         for part in (
             "missing: `model.decoder.layers.1.fc1.bias` (7,).",
-            "unexpected: `encoder.layers.5.fc1.bias`;",
+            "unexpected: `model.encoder.layers.5.fc1.bias`;",
             "of another shape: `model.shared.weight` (40, 8) in place of (41, 8);",
             "not floating-point: `model.encoder.layers.0.fc2.bias` int32;",
         ):

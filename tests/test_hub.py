@@ -391,7 +391,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "parts"),
         [
-            pytest.param("pytorch_model.bin", ["pip install 'bart_eqx[torch]'", "refs/pr/N"], marks=WITHOUT_TORCH),
+            pytest.param("pytorch_model.bin", ["pip install 'torch>=2.10'", "refs/pr/N"], marks=WITHOUT_TORCH),
             ("tf_model.h5", ["not read here", "safetensors", "refs/pr/N"]),
         ],
     )

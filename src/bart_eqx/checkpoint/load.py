@@ -20,7 +20,7 @@ from .errors import CheckpointError
 from .fill import fill
 from .find import find
 from .formats.lazy_array import from_numpy
-from .formats.nested import flatten
+from .formats.nested import check_is_no_train_state, flatten
 from .formats.shards import Format
 from .match import Match, canonical
 from .pytree import CLASSES, AnyBart, Model
@@ -201,10 +201,12 @@ def from_flax(
 
     Raises:
         MismatchError: if the parameters do not fit the class and the configuration.
+        UnsupportedCheckpointError: if `params` is the state of a training.
         NonFiniteError: if one of them overflows in `dtype`.
         ValueError: if `dtype` is not a floating-point dtype, or needs 64-bit mode; if `generation_config` is given for
             a class that does not generate.
     """
+    check_is_no_train_state(params)
     # Without the copy, JAX on the CPU would take over the caller's memory.
     arrays = {name: from_numpy(array).map(np.array) for name, array in flatten(params).items()}
     settings = _settings(cls, generation_config)

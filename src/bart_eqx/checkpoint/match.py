@@ -11,6 +11,7 @@ from .embeddings import HEAD, TABLES, Tables
 from .errors import MismatchError
 from .formats.lazy_array import LazyArray, equal, is_float
 from .names import bare, from_flax_leaf
+from .wrapped_names import check_names
 
 
 HEADS = ("lm_head.", "classification_head.", "qa_outputs.")
@@ -48,8 +49,10 @@ def canonical(arrays: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
     """Arrays of Flax or PyTorch by PyTorch's names without `model.`, in PyTorch's layouts.
 
     Raises:
-        MismatchError: if two of them are the same parameter with different values.
+        MismatchError: if two of them are the same parameter with different values, or the names have a prefix.
+        UnsupportedCheckpointError: if they are an adapter's, or those of quantised weights.
     """
+    check_names(arrays)
     found: dict[str, LazyArray] = {}
     for original, array in arrays.items():
         name, array = from_flax_leaf(original, array)
@@ -60,7 +63,7 @@ def canonical(arrays: Mapping[str, LazyArray]) -> dict[str, LazyArray]:
             raise MismatchError(
                 f"`{original}` and `{name}` are the same parameter with different values: remove the wrong one."
             )
-        found[name] = array
+        found[name] = dataclasses.replace(array, name=original)
     return found
 
 
@@ -100,7 +103,7 @@ def match(
         if target is None and of_kind and _may_be_dropped(name, wanted):
             dropped.append(name)
         elif target is None:
-            faults.append(("unexpected", name, ""))
+            faults.append(("unexpected", array.name or name, ""))
         elif not of_kind:
             faults.append((f"not {expected}", target, str(array.dtype)))
             faulty.add(target)

@@ -31,6 +31,7 @@ class LazyArray:
         shape: Of the array.
         dtype: Of the array.
         read: Returns the values, of this shape and dtype.
+        name: In its file, for error messages; empty if it has none.
 
     Raises:
         DamagedFileError: if no array of this shape can exist.
@@ -39,6 +40,7 @@ class LazyArray:
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
+    name: str = ""
 
     def __post_init__(self) -> None:
         # NumPy refuses (0, 2**62) too, which has no bytes.

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 import msgpack
 import numpy as np
 
-from ..errors import CheckpointError, DamagedFileError
+from ..errors import CheckpointError, DamagedFileError, UnsupportedCheckpointError
 from .lazy_array import MAX_RANK, LazyArray, aligned_buffer, bytes_of, dtype_named, from_file
-from .nested import unflatten
+from .nested import check_is_no_train_state, unflatten
 from .regular_file import checked_size, fingerprint
 from .writer import Part
 
@@ -41,7 +41,8 @@ def read_msgpack(path: Path) -> dict[str, LazyArray]:
     """The arrays of a file by their dotted path in the tree. Only headers are read.
 
     Raises:
-        CheckpointError: as `checked_size` does; a `DamagedFileError` if this is not a complete msgpack file of arrays.
+        CheckpointError: as `checked_size` does; a `DamagedFileError` if this is not a complete msgpack file of arrays;
+            an `UnsupportedCheckpointError` if it is the state of a training.
     """
     size = checked_size(path)
     try:
@@ -49,8 +50,11 @@ def read_msgpack(path: Path) -> dict[str, LazyArray]:
             tree, end = _Parser(file, path, size).map(0, "", 0)
         if end != size:
             raise DamagedFileError(f"it has {size - end:,} bytes after the {end:,} bytes of its parameters.")
+        check_is_no_train_state(tree)
         flat: dict[str, LazyArray] = {}
         _flatten(tree, "", flat)
+    except UnsupportedCheckpointError as error:
+        raise UnsupportedCheckpointError(f"{path}: {error}") from None
     except CheckpointError as error:
         raise type(error)(f"{path}: {error} Download it again.") from None
     except (ValueError, TypeError, IndexError, msgpack.UnpackException) as error:  # msgpack's have no common base

@@ -5,6 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UnsupportedCheckpointError
+
+
+_STATES = {"params": ("opt_state", "step"), "target": ("state",)}  # Flax's TrainState, and its older Optimizer
+
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, np.ndarray]:
     """`{"a": {"b": array}}` becomes `{"a.b": array}`. `prefix` is put before every name."""
@@ -15,6 +20,21 @@ def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, np.ndarra
         else:
             flat[prefix + name] = np.asarray(value)
     return flat
+
+
+def check_is_no_train_state(tree: Mapping[str, object]) -> None:
+    """Refuse the state of a training: the parameters in one branch, and the optimiser's in another.
+
+    Raises:
+        UnsupportedCheckpointError: if it is one. It names the branch of the parameters.
+    """
+    for branch, others in _STATES.items():
+        if isinstance(params := tree.get(branch), Mapping) and (found := [name for name in others if name in tree]):
+            path = f"[{branch!r}]" + ("['params']" if params.keys() == {"params"} else "")
+            raise UnsupportedCheckpointError(
+                f"this is a training state of Flax, with `{'`, `'.join([branch, *found])}`: take its parameters alone, "
+                f"`state{path}`."
+            )
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from .regular_file import checked_size
 
 
 _SAFE = (2, 10)  # earlier, `weights_only=True` could be bypassed (CVE-2025-32434) or crash (GHSA-63cw-57p8-fm3p)
+# Where Lightning and other trainers put the parameters, beside the optimiser's state.
+_STATES = ("state_dict", "model_state_dict", "model", "module", "model_state")
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 
@@ -30,8 +32,9 @@ def require_torch(file: str) -> None:
     Raises:
         UnsupportedCheckpointError: if torch is missing or too old.
     """
+    safe = ".".join(map(str, _SAFE))
     remedy = (
-        "install it (`pip install 'bart_eqx[torch]'`), or save the model as safetensors. If the Hub's bot has opened a "
+        f"install it (`pip install 'torch>={safe}'`), or save the model as safetensors. If the Hub's bot has opened a "
         "pull request with safetensors, give its `refs/pr/N` as the revision."
     )
     if importlib.util.find_spec("torch") is None:
@@ -41,7 +44,7 @@ def require_torch(file: str) -> None:
     if numbers is None or (int(numbers[1]), int(numbers[2])) < _SAFE:
         raise UnsupportedCheckpointError(
             f"{file} is a PyTorch pickle, and torch {version} may run code in it. Torch must be at least "
-            f"{'.'.join(map(str, _SAFE))}: {remedy}"
+            f"{safe}: {remedy}"
         )
 
 
@@ -50,7 +53,8 @@ def read_torch_pickle(path: Path) -> dict[str, LazyArray]:
 
     Raises:
         CheckpointError: as `checked_size` does; an `UnsupportedCheckpointError` if torch is missing or too old; a
-            `DamagedFileError` if this is not a PyTorch pickle, or holds anything but tensors.
+            `DamagedFileError` if this is not a PyTorch pickle, or holds anything but tensors. The checkpoint of a
+            training, which has the parameters in an entry of their own, is an `UnsupportedCheckpointError`.
     """
     checked_size(path)
     require_torch(str(path))
@@ -65,6 +69,11 @@ def read_torch_pickle(path: Path) -> dict[str, LazyArray]:
         ) from None
     if not isinstance(state, dict):
         raise DamagedFileError(f"{path} must hold a dict of tensors. Got {type(state).__name__}.")
+    if branches := [name for name in _STATES if isinstance(state.get(name), dict)]:
+        raise UnsupportedCheckpointError(
+            f"{path} is the checkpoint of a training, with the model's parameters in {branches[0]!r}: save that entry "
+            f"alone, `torch.save(state[{branches[0]!r}], path)`."
+        )
     return {name: _array(torch, path, name, tensor) for name, tensor in state.items()}
 
 
