@@ -146,7 +146,7 @@ CASES: list[tuple[str, Change, type[errors.CheckpointError], str]] = [
         "11-tf",
         lambda f: (f / "model.safetensors").rename(f / "tf_model.h5"),
         U,
-        r"its weights in tf_model.h5 only.*save",
+        r"its weights in tf_model.h5 .TensorFlow. only.*save",
     ),
     (
         "11-bin",

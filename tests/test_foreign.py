@@ -2,6 +2,7 @@
 what to do, in a sentence or two.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import bart_eqx
-from bart_eqx.checkpoint.errors import MismatchError, UnsupportedCheckpointError
+from bart_eqx.checkpoint.errors import MismatchError, SourceNotFoundError, UnsupportedCheckpointError
 from bart_eqx.checkpoint.formats import torch_pickle
 from bart_eqx.convert import convert
 from support import configured, random_model
@@ -220,3 +221,124 @@ def test_the_checkpoint_of_a_trainer(branch: str, tmp_path: Path, monkeypatch: p
         UnsupportedCheckpointError, match=rf"in '{branch}': .*`torch.save\(state\['{branch}'\], path\)`"
     ):
         torch_pickle.read_torch_pickle(tmp_path / "pytorch_model.bin")
+
+
+# Each with what the error says of it: whose it is, and what to do. A slash makes a folder.
+FOREIGN: list[tuple[list[str], str]] = [
+    (["encoder_model.onnx", "decoder_model_merged.onnx"], r"encoder_model.onnx \(ONNX\).*an export"),
+    (["onnx/encoder_model_quantized.onnx"], r"onnx/encoder_model_quantized.onnx \(ONNX\).*an export"),
+    (["model.onnx", "model.onnx_data"], r"\(ONNX\).*an export"),
+    (["openvino_encoder_model.xml", "openvino_encoder_model.bin"], r"\(OpenVINO\).*an export"),
+    (["openvino/openvino_model.xml"], r"\(OpenVINO\).*an export"),
+    (["ggml-model-q4_0.gguf"], r"\(llama.cpp \(GGUF\)\).*an export"),
+    (["model.bin", "shared_vocabulary.json"], r"model.bin \(CTranslate2\).*an export"),
+    (["tf_model.h5"], r"\(TensorFlow\).*from_tf=True.*refs/pr/N"),
+    (["tf_model-00001-of-00002.h5", "tf_model.h5.index.json"], r"\(TensorFlow\).*from_tf=True"),
+    (["model.tflite"], r"\(TensorFlow Lite\).*an export"),
+    (["saved_model/saved_model.pb"], r"\(TensorFlow or Keras\).*save_pretrained"),
+    (["model.weights.h5", "task.json"], r"\(TensorFlow or Keras\)"),
+    (["model.ckpt.index", "model.ckpt.data-00000-of-00001"], r"\(TensorFlow or Keras\)"),
+    (["rust_model.ot"], r"\(rust-bert\).*an export"),
+    (["model.pt", "dict.txt"], r"model.pt \(fairseq\).*convert_bart_original_pytorch"),
+    (["checkpoint_best.pt"], r"\(fairseq\).*convert_bart_original_pytorch_checkpoint_to_pytorch.py"),
+    (["bart.base.pt"], r"\(fairseq\)"),
+    (["epoch=3-step=400.ckpt"], r"\(PyTorch Lightning\).*the model inside"),
+    (["mindspore_model.ckpt"], r"\(MindSpore\)"),
+    (["global_step12/mp_rank_00_model_states.pt"], r"\(DeepSpeed\).*zero_to_fp32.py"),
+    (["pytorch_model_fsdp_0/__0_0.distcp"], r"\(PyTorch's distributed checkpoints\).*accelerate merge-weights"),
+    (["model.mlpackage/Manifest.json"], r"\(Core ML\).*an export"),
+    (["coreml/decoder.mlmodelc"], r"\(Core ML\)"),
+    (["rank0.engine"], r"\(TensorRT\).*an export"),
+    (["model.neuron"], r"\(AWS Neuron\).*an export"),
+    (["model.pte"], r"\(PyTorch's compilers\).*an export"),
+    (["model_state.pdparams"], r"\(PaddlePaddle\)"),
+    (["weights.npz"], r"\(NumPy\).*save_file"),
+    (["checkpoint_1000"], r"\(Orbax or Flax's training\).*from_flax"),
+    (["default/manifest.ocdbt"], r"\(Orbax or Flax's training\).*from_flax"),
+    (["bart.large.tar.gz"], r"\(an archive\).*unpack it"),
+    (["training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"], r"Trainer, without.*copy the model's"),
+    (["best.pth"], r"\(a pickle of an unknown program\).*name it pytorch_model.bin"),
+    (["tf_model.h5", "rust_model.ot", "onnx/model.onnx"], r"tf_model.h5 .*; onnx/model.onnx .*; rust_model.ot"),
+]
+
+
+def folder_of(folder: Path, files: list[str]) -> Path:
+    folder.mkdir()
+    shutil.copy(REFERENCES / "converted/config.json", folder)
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"?")
+    return folder
+
+
+class TestFolders:
+    @pytest.mark.parametrize(("files", "message"), FOREIGN, ids=[files[0] for files, _ in FOREIGN])
+    def test_another_library_s_weights(self, files: list[str], message: str, tmp_path: Path) -> None:
+        folder = folder_of(tmp_path / "source", files)
+        with pytest.raises(UnsupportedCheckpointError, match=message) as caught:
+            convert(folder, tmp_path / "target")
+        assert f"'{folder}' has its weights in " in str(caught.value) and len(str(caught.value)) < LIMIT
+        assert "not read here" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        "name", ["model.onnx", "model.bin", "openvino_model.bin", "model.gguf", "training_args.bin"]
+    )
+    def test_as_a_file(self, name: str, tmp_path: Path) -> None:
+        folder = folder_of(tmp_path / "source", [name])
+        with pytest.raises(UnsupportedCheckpointError, match=rf"{name} \(.*\) is not read here: "):
+            convert(folder / name, tmp_path / "target")
+
+    @pytest.mark.parametrize("with_config", [True, False])
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            (
+                {"base_model_name_or_path": "facebook/bart-base", "peft_type": "LORA"},
+                "of 'facebook/bart-base'.*merge_and",
+            ),
+            ({"model_name": "facebook/bart-large", "config": {}}, "of 'facebook/bart-large'.*merge_and"),
+            ({"base_model_name_or_path": None, "peft_type": "IA3"}, "that it does not name.*merge_and"),
+            ({"base_model_name_or_path": "x", "peft_type": "PREFIX_TUNING"}, "of 'x', which is not supported"),
+        ],
+    )
+    def test_adapters(self, fields: dict[str, Any], message: str, with_config: bool, tmp_path: Path) -> None:
+        """They name their base. Their folders mostly have no config.json."""
+        folder = folder_of(tmp_path / "source", ["adapter_model.safetensors", "training_args.bin"])
+        (folder / "adapter_config.json").write_text(json.dumps(fields))
+        if not with_config:
+            (folder / "config.json").unlink()
+        with pytest.raises(UnsupportedCheckpointError, match=f"no model but an adapter .*{message}"):
+            convert(folder, tmp_path / "target")
+
+    def test_a_model_beside_them(self, tmp_path: Path) -> None:
+        """Is read."""
+        folder = tmp_path / "source"
+        shutil.copytree(REFERENCES / "converted", folder)
+        for name in ("adapter_config.json", "model.onnx", "model.bin", "tf_model.h5"):
+            (folder / name).write_bytes(b"?")
+        convert(folder, tmp_path / "target")
+
+    @pytest.mark.parametrize(
+        ("files", "message"),
+        [
+            (["model-00001-of-00002.safetensors"], "not their index, model.safetensors.index.json: download it too"),
+            (["flax_model-00001-of-00002.msgpack"], "not their index, flax_model.msgpack.index.json: download it too"),
+            (
+                ["checkpoint-500/model.safetensors", "checkpoint-900/model.safetensors"],
+                "it, checkpoint-500, checkpoint-900",
+            ),
+            (["pytorch/pytorch_model.bin", "onnx/model.onnx"], "inside it, pytorch: choose one with `--subfolder`"),
+            (["model.fp16.safetensors"], "weights of another name .*: model.fp16.safetensors. Give that file"),
+            (["params.msgpack"], "weights of another name .*: params.msgpack"),
+        ],
+    )
+    def test_weights_that_are_elsewhere(self, files: list[str], message: str, tmp_path: Path) -> None:
+        folder = folder_of(tmp_path / "source", files)
+        with pytest.raises(SourceNotFoundError, match=message):
+            convert(folder, tmp_path / "target")
+
+    def test_other_folders_are_not_searched(self, tmp_path: Path) -> None:
+        """The current directory, for example, may hold anything."""
+        folder = folder_of(tmp_path / "source", ["photos/holiday.zip", "tests/data.npz", "notes.txt"])
+        with pytest.raises(SourceNotFoundError, match="has none of flax_model.msgpack"):
+            convert(folder, tmp_path / "target")

@@ -406,6 +406,33 @@ class TestRefusals:
         for part in (name, *parts):
             assert part in message
 
+    @pytest.mark.parametrize(
+        ("files", "parts"),
+        [
+            (["adapter_model.safetensors"], ["an adapter of 'facebook/bart-large'", "merge_and_unload"]),
+            (["onnx/encoder_model.onnx"], ["onnx/encoder_model.onnx (ONNX)", "an export"]),
+            (["checkpoint-9/model.safetensors"], ["in folders inside it, checkpoint-9", "--subfolder"]),
+        ],
+        ids=["adapter", "onnx", "subfolder"],
+    )
+    def test_repositories_without_a_configuration(
+        self, files: list[str], parts: list[str], tmp_path: Path, machine: Machine
+    ) -> None:
+        """An adapter says which base it is of, and nothing else is downloaded."""
+        adapter = "adapter_model.safetensors" in files
+        for name in files:
+            (tmp_path / "repository" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "repository" / name).write_bytes(b"not to be asked for")
+        if adapter:
+            fields = {"peft_type": "LORA", "base_model_name_or_path": "facebook/bart-large"}
+            (tmp_path / "repository/adapter_config.json").write_text(json.dumps(fields))
+        with Hub({"some/body": {"main": tmp_path / "repository"}}) as hub:
+            machine.endpoint = hub.url
+            message = machine.refused("some/body")
+            assert hub.downloads() == (["adapter_config.json"] if adapter else [])
+        for part in ("some/body", *parts):
+            assert part in message
+
 
 @pytest.mark.parametrize(
     ("address", "options"),

@@ -1,11 +1,12 @@
 """Finding a checkpoint: the package's demo, a folder, a file, or a repository on the Hugging Face Hub."""
 
+import contextlib
 import importlib.resources
 import re
 from pathlib import Path, PurePosixPath
 
 from .errors import AccessError, SourceNotFoundError
-from .formats.shards import Format, check_weights_name, main_file
+from .formats.shards import WEIGHT_FILES, Format, check_weights_name, main_file
 from .source import ALIASES, DEMO, Source, parse_hub_name
 
 
@@ -66,8 +67,18 @@ def _find_locally(path: Path, subfolder: str | None, prefer: Format | None) -> S
         if not folder.is_dir():
             raise SourceNotFoundError(f"{path} has no folder {subfolder!r}.")
     try:
-        names = {entry.name for entry in folder.iterdir()}
+        names = _names(folder)
     except OSError as error:
         raise AccessError(f"{folder} cannot be read ({error.strerror}): check its permissions.") from None
-    weights = folder / main_file(names, str(folder), prefer) if weights is None else weights
+    weights = folder / main_file(names, str(folder), folder.joinpath, prefer) if weights is None else weights
     return Source(path.resolve().name, folder, weights, subfolder=subfolder)
+
+
+def _names(folder: Path) -> set[str]:
+    """The entries of a folder, and if it has no weights those of the folders inside it, as `folder/entry`."""
+    names = {entry.name for entry in folder.iterdir()}
+    if names.isdisjoint(WEIGHT_FILES):
+        for inner in filter(Path.is_dir, folder.iterdir()):
+            with contextlib.suppress(PermissionError):
+                names |= {f"{inner.name}/{entry.name}" for entry in inner.iterdir()}
+    return names

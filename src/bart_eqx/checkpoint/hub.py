@@ -12,7 +12,7 @@ import huggingface_hub
 from huggingface_hub import constants, errors
 
 from .errors import AccessError, DownloadError, SourceNotFoundError, TargetError
-from .formats.shards import Format, main_file, shard_names
+from .formats.shards import WEIGHT_FILES, Format, main_file, refuse_unreadable, shard_names
 from .source import Source, suggestion
 from .tokenizer import TOKENIZER_FILES
 
@@ -56,7 +56,11 @@ def download(repository: str, revision: str | None, subfolder: str | None, prefe
             return Path(huggingface_hub.hf_hub_download(repository, prefix + name, revision=commit))
 
         try:
-            weights = main_file(names, where, prefer)
+            if "config.json" not in names:
+                if names.isdisjoint(WEIGHT_FILES):
+                    refuse_unreadable(names, where, fetch)
+                raise SourceNotFoundError(f"{repository!r}{_of(revision)} has no {config}: it is not a checkpoint.")
+            weights = main_file(names, where, fetch, prefer)
             folder = fetch("config.json").parent
             needed = [name for name in _SMALL_FILES if name in names]
             needed += [weights, *shard_names(fetch(weights))] if weights.endswith(".json") else [weights]
@@ -117,8 +121,6 @@ def _resolve(repository: str, revision: str | None, config: str) -> tuple[str, d
     ) as error:  # not the Hub: an HTML page, or other JSON
         return *_cached(repository, revision, config, error), False
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
-    if config not in sizes:
-        raise SourceNotFoundError(f"{repository!r}{_of(revision)} has no {config}: it is not a checkpoint.")
     return str(info.sha), sizes, True
 
 

@@ -85,7 +85,8 @@ def _refuse_wrappers(names: Collection[str], prefix: str) -> None:
 def _refuse_prefix(names: Collection[str], prefix: str) -> None:
     others = [name for name in names if not name.startswith(prefix)]
     modules = prefix.split(".")[:-1]
-    added = [f", which {_WRAPPERS[module]} adds" for module in modules if module in _WRAPPERS]
+    wrappers = [_WRAPPERS[module] for module in modules if module in _WRAPPERS]
+    origin = f" ({', '.join(wrappers)})" if wrappers else ""
     count = f"all {len(names)} names" if not others else f"{len(names) - len(others)} of {len(names)} names"
     if any(name.endswith((".kernel", ".scale", ".embedding")) for name in names):
         branch = "".join(f"[{module!r}]" for module in modules)
@@ -93,7 +94,7 @@ def _refuse_prefix(names: Collection[str], prefix: str) -> None:
     else:
         remedy = _save_again(f"name.removeprefix({prefix!r})")
     rest = f" The others are {_few(others)}." if others else ""
-    raise MismatchError(f"{count} begin with `{prefix}`{''.join(added)}: {remedy}.{rest}")
+    raise MismatchError(f"{count} begin with `{prefix}`{origin}: {remedy}.{rest}")
 
 
 def _save_again(renamed: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal, get_args
 
 from ..errors import DamagedFileError, SourceNotFoundError, UnsupportedCheckpointError
+from .foreign import refuse_foreign, refuse_foreign_file, refuse_misplaced
 from .json import read_json
 from .lazy_array import LazyArray
 from .msgpack import read_msgpack
@@ -26,15 +27,15 @@ _READERS: dict[str, Callable[[Path], dict[str, LazyArray]]] = {
     ".safetensors": read_safetensors,
     ".bin": read_torch_pickle,
 }
-_UNSUPPORTED = ("tf_model.h5", "rust_model.ot", "model.ckpt.index", "model.pt", "model.onnx", "pytorch_model.pt")
 
 
-def main_file(names: Collection[str], where: str, prefer: Format | None = None) -> str:
+def main_file(names: Collection[str], where: str, fetch: Callable[[str], Path], prefer: Format | None = None) -> str:
     """The file of a folder that holds all its weights, or the index that names their shards.
 
     Args:
-        names: All files of the folder.
+        names: All files of the folder, and those of folders inside it, for error messages.
         where: The folder, for error messages.
+        fetch: Returns the path of one of these files.
         prefer: The format to read; by default the first in the order of `Format`.
 
     Raises:
@@ -49,14 +50,22 @@ def main_file(names: Collection[str], where: str, prefer: Format | None = None) 
                     require_torch(f"{where}/{name}")
                 return name
     if prefer is not None and (others := [name for name in WEIGHT_FILES if name in names]):
-        raise SourceNotFoundError(f"{where} has no weights of the format {prefer!r}. It has {', '.join(others)}.")
-    if others := [name for name in _UNSUPPORTED if name in names]:
-        raise UnsupportedCheckpointError(
-            f"{where} has its weights in {', '.join(others)} only, which is not read here: load them with the library "
-            "that wrote them, and save them as safetensors. If the Hub's bot has opened a pull request with "
-            "safetensors, give its `refs/pr/N` as the revision."
-        )
-    raise SourceNotFoundError(f"{where} has none of {', '.join(WEIGHT_FILES)}: is it the right folder, and complete?")
+        raise SourceNotFoundError(f"{where!r} has no weights of the format {prefer!r}. It has {', '.join(others)}.")
+    refuse_unreadable(names, where, fetch)
+    raise SourceNotFoundError(f"{where!r} has none of {', '.join(WEIGHT_FILES)}: is it the right folder, and complete?")
+
+
+def refuse_unreadable(names: Collection[str], where: str, fetch: Callable[[str], Path]) -> None:
+    """Refuse a folder without weights by the names in `WEIGHT_FILES`, if what it has instead is known.
+
+    Args: as for `main_file`.
+
+    Raises:
+        SourceNotFoundError: if the weights are in a folder inside it, or have another name.
+        UnsupportedCheckpointError: if they are in formats that are not read here.
+    """
+    refuse_misplaced(names, where, tuple(name for name, _ in _FILES.values()), _READERS)
+    refuse_foreign(names, where, fetch)
 
 
 def check_weights_name(path: Path) -> None:
@@ -65,6 +74,7 @@ def check_weights_name(path: Path) -> None:
     Raises:
         UnsupportedCheckpointError: if the suffix is not that of weights or of an index, or torch is needed and missing.
     """
+    refuse_foreign_file(path)
     if path.suffix not in (*_READERS, ".json"):
         raise UnsupportedCheckpointError(
             f"{path} must be one of {', '.join(_READERS)}, an index (.json), or a folder. Got {path.suffix!r}."
