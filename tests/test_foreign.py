@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import bart_eqx
-from bart_eqx.checkpoint.errors import MismatchError, SourceNotFoundError, UnsupportedCheckpointError
+from bart_eqx.checkpoint.errors import DamagedFileError, MismatchError, SourceNotFoundError, UnsupportedCheckpointError
 from bart_eqx.checkpoint.formats import torch_pickle
 from bart_eqx.convert import convert
 from support import configured, random_model
@@ -342,3 +342,89 @@ class TestFolders:
         folder = folder_of(tmp_path / "source", ["photos/holiday.zip", "tests/data.npz", "notes.txt"])
         with pytest.raises(SourceNotFoundError, match="has none of flax_model.msgpack"):
             convert(folder, tmp_path / "target")
+
+
+def unigram(count: int, **added: int) -> dict[str, Any]:
+    """A tokenizer.json of SentencePiece's kind: pairs of a token and its score."""
+    tokens = [{"content": token, "id": index} for token, index in added.items()]
+    return {"model": {"type": "Unigram", "vocab": [[f"t{i}", -1.5 * i] for i in range(count)]}, "added_tokens": tokens}
+
+
+ADDED = {"added_tokens_decoder": {"41": {"content": "<m>"}}}
+
+
+class TestTokenizers:
+    """The embedding has 41 rows."""
+
+    @pytest.mark.parametrize(
+        ("files", "beyond"),
+        [
+            ({"tokenizer.json": unigram(41)}, None),
+            ({"tokenizer.json": unigram(42)}, "'t41'"),
+            ({"tokenizer.json": unigram(41, mask=41)}, "'mask'"),
+            ({"tokenizer.json": unigram(60)}, "'t41', 't42', 't43', 't44', 't45', and 14 more"),
+            ({"vocab.txt": "".join(f"t{i}\n" for i in range(41))}, None),
+            ({"vocab.txt": "\n".join(f"t{i}" for i in range(42))}, "'t41'"),
+            ({"vocab.txt": "".join(f"t{i}\r\n" for i in range(42))}, "'t41'"),
+            ({"vocab.txt": "".join(f"t{i}\x0b\u2028\n" for i in range(41))}, None),
+            ({"vocab.txt": "a\nb\n", "added_tokens.json": {"<mask>": 41}}, "'<mask>'"),
+            ({"vocab.json": {"a": 0}, "added_tokens.json": {"<mask>": 41}}, "'<mask>'"),
+            ({"vocab.json": {"a": 0}, "tokenizer_config.json": ADDED}, "'<m>'"),
+            ({"vocab.json": {"a": 0, "b": 41}}, "'b'"),
+            ({"tokenizer.json": unigram(41), "vocab.txt": "x\n" * 50}, None),
+            ({"spiece.model": "anything"}, None),
+        ],
+    )
+    def test_counts(self, files: dict[str, Any], beyond: str | None, tmp_path: Path) -> None:
+        """Every file is copied."""
+        folder = tmp_path / "source"
+        shutil.copytree(REFERENCES / "converted", folder)
+        for name, content in files.items():
+            text = content if isinstance(content, str) else json.dumps(content)
+            (folder / name).write_bytes(text.encode())
+        done = convert(folder, tmp_path / "target")
+        assert done.warnings == (() if beyond is None else (f"tokens without a row in the embedding: {beyond}",))
+        for name in files:
+            assert (tmp_path / "target" / name).read_bytes() == (folder / name).read_bytes()
+
+    @pytest.mark.parametrize(
+        "vocabulary", [["ab", "cd"], [["a"]], [["a", 0.5, 1]], [[1, 0.5]], {"a": "0"}, {"a": True}, {"a": None}, 7]
+    )
+    def test_another_structure(self, vocabulary: Any, tmp_path: Path) -> None:
+        folder = tmp_path / "source"
+        shutil.copytree(REFERENCES / "converted", folder)
+        (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+        with pytest.raises(DamagedFileError, match="does not have the expected structure"):
+            convert(folder, tmp_path / "target")
+
+    def test_a_length_without_limit(self, tmp_path: Path) -> None:
+        """Python writes `Infinity`, which is no JSON: the file is copied, and only its added tokens are not counted."""
+        folder = tmp_path / "source"
+        shutil.copytree(REFERENCES / "converted", folder)
+        (folder / "vocab.json").write_text('{"a": 41}')
+        (folder / "tokenizer_config.json").write_text('{"model_max_length": Infinity}')
+        unread, beyond = convert(folder, tmp_path / "target").warnings
+        assert "added tokens were not compared" in unread and beyond.endswith("embedding: 'a'")
+        assert (tmp_path / "target/tokenizer_config.json").exists()
+
+    @pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "merges.txt", "spiece.model"])
+    def test_larger_than_10_mib(self, name: str, tmp_path: Path) -> None:
+        folder = tmp_path / "source"
+        shutil.copytree(REFERENCES / "converted", folder)
+        if name == "merges.txt" or name == "spiece.model":
+            (folder / name).write_bytes(b"x" * (11 * 2**20))
+        else:
+            fields = {"vocab.json": {"a": 41}, "tokenizer.json": unigram(42)}[name]
+            (folder / name).write_text(json.dumps(fields) + " " * (11 * 2**20))
+        done = convert(folder, tmp_path / "target")
+        assert (tmp_path / "target" / name).stat().st_size == (folder / name).stat().st_size
+        assert len(done.warnings) == (name.endswith("json"))
+
+    def test_too_large_to_count(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("bart_eqx.checkpoint.tokenizer._MAX_COUNTED", 100)
+        folder = tmp_path / "source"
+        shutil.copytree(REFERENCES / "converted", folder)
+        (folder / "tokenizer.json").write_text(json.dumps(unigram(42)))
+        done = convert(folder, tmp_path / "target")
+        assert done.warnings == ("tokenizer.json: too large for its tokens to be compared with the embedding",)
+        assert (tmp_path / "target/tokenizer.json").exists()

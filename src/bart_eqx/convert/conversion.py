@@ -27,7 +27,7 @@ from ..checkpoint.formats.writer import hash_file
 from ..checkpoint.match import BIAS, Match, match
 from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..checkpoint.source import repository_of
-from ..checkpoint.tokenizer import TOKENIZER_FILES, tokenizer_files, tokens_beyond
+from ..checkpoint.tokenizer import TOKENIZER_FILES, tokenizer_files, vocabulary_warnings
 from ..checkpoint.write import (
     RECORD,
     WEIGHTS,
@@ -102,8 +102,7 @@ def convert(
     warnings: list[str] = []
     settings = generation_config.to_dict() if generation_config else _settings(checkpoint, architecture, warnings)
     tokenizer = tokenizer_files(found.folder)
-    if beyond := tokens_beyond(found.folder, checkpoint.config.vocab_size):
-        warnings.append(f"tokens without a row in the embedding: {', '.join(map(repr, beyond[:5]))}")
+    warnings += vocabulary_warnings(found.folder, checkpoint.config.vocab_size)
 
     try:
         matched = _match(checkpoint, architecture)
