@@ -44,6 +44,30 @@ def test_no_eos(classifier: bart_eqx.BartForSequenceClassification) -> None:
     assert jnp.isfinite(logits[0]).all() and jnp.isnan(logits[1]).all()
 
 
+def test_a_masked_eos_is_padding(classifier: bart_eqx.BartForSequenceClassification) -> None:
+    """Rows padded with `</s>`, on either side, are read as without their padding; a row whose only `</s>` is masked has
+    no class."""
+    ids = np.array([[0, 9, 8, 2, 2, 2, 2], [0, 9, 8, 7, 6, 5, 2]])
+    mask = np.array([[1, 1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
+    run = eqx.filter_jit(classifier)
+    alone = [classifier(ids[0, :4]).logits, classifier(ids[1]).logits]
+    for call in (classifier, run):
+        for kind in (int, bool):
+            logits = call(ids, mask.astype(kind)).logits
+            assert relative_error(logits[0], alone[0]) <= 2e-6
+            assert relative_error(logits[1], alone[1]) <= 2e-6
+    assert relative_error(classifier(ids).logits[0], alone[0]) > 0.01  # without a mask they are tokens
+
+    hidden = np.array([[1, 1, 1, 0, 0, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
+    with pytest.raises(ValueError, match="at a token that `attention_mask` shows"):
+        classifier(ids, hidden)
+    logits = run(ids, hidden).logits
+    assert jnp.isnan(logits[0]).all() and jnp.isfinite(logits[1]).all()
+    # Known ids with a traced mask cannot be refused.
+    logits = eqx.filter_jit(lambda mask: classifier(ids, mask).logits)(hidden)
+    assert jnp.isnan(logits[0]).all() and jnp.isfinite(logits[1]).all()
+
+
 def test_heads_decode_to_states(config: bart_eqx.BartConfig) -> None:
     """As in Hugging Face's classes, `encode`, `decode` and `init_cache` are those of the inner model."""
     for cls in (bart_eqx.BartForSequenceClassification, bart_eqx.BartForQuestionAnswering):

@@ -60,7 +60,8 @@ class BartForSequenceClassification(AbstractBartHead):
     """BART with a classifier on the decoder's state at the last `</s>` of the source, as in transformers' PyTorch.
 
     The Flax reference takes the last one too, but under `jax.jit` it sums the states of all of them, and a pair of
-    texts has three. Here it is always the last one.
+    texts has three. Here it is always the last one that `attention_mask` shows; both references count a masked one,
+    which is where a tokenizer has padded with `</s>`.
     """
 
     model: BartModel
@@ -89,16 +90,23 @@ class BartForSequenceClassification(AbstractBartHead):
         """[`BartModel.decode`][bart_eqx.BartModel.decode] of `model`: states, not classes."""
         return self.model.decode
 
-    def _last_eos(self, input_ids: Integer[HostArray, "*batch src"]) -> Integer[Array, "*batch"]:
-        """Where the last `</s>` is; past the end, hence NaN, where there is none."""
-        if is_known(input_ids) and not (np.asarray(input_ids) == self.config.eos_token_id).any(axis=-1).all():
-            raise ValueError(
-                f"Each of `input_ids` must contain `</s>`, eos_token_id={self.config.eos_token_id}: the class is read "
-                "there. The tokenizer adds it."
-            )
-        length = input_ids.shape[-1]
-        places = jnp.where(jnp.asarray(input_ids) == self.config.eos_token_id, jnp.arange(length), -1)
-        last = jnp.max(places, axis=-1)
+    def _last_eos(
+        self, input_ids: Integer[HostArray, "*batch src"], attention_mask: Mask[HostArray, "*batch src"] | None
+    ) -> Integer[Array, "*batch"]:
+        """Where the last `</s>` is that the mask shows: many tokenizers pad with `</s>`. Past the end, hence NaN, where
+        there is none."""
+        eos, length = self.config.eos_token_id, input_ids.shape[-1]
+        if is_known(input_ids) and (attention_mask is None or is_known(attention_mask)):
+            shown = True if attention_mask is None else np.asarray(attention_mask).astype(bool)
+            if not ((np.asarray(input_ids) == eos) & shown).any(axis=-1).all():
+                raise ValueError(
+                    f"Each of `input_ids` must contain `</s>`, eos_token_id={eos}, at a token that `attention_mask` "
+                    "shows: the class is read there. The tokenizer adds it."
+                )
+        is_eos = jnp.asarray(input_ids) == eos
+        if attention_mask is not None:
+            is_eos = is_eos & jnp.asarray(attention_mask).astype(bool)
+        last = jnp.max(jnp.where(is_eos, jnp.arange(length), -1), axis=-1)
         return jnp.where(last < 0, length, last)
 
     @explains_arguments
@@ -120,9 +128,10 @@ class BartForSequenceClassification(AbstractBartHead):
         Decoder inputs, if given, are as long as the source: the class is read where the source ends.
 
         Raises:
-            ValueError: as `BartModel` does, and if a text has no `</s>`; traced, its logits are NaN.
+            ValueError: as `BartModel` does, and if a text has no `</s>` that its mask shows. Where that is traced, its
+                logits are NaN.
         """
-        last_eos = self._last_eos(input_ids)  # refused here, before the work
+        last_eos = self._last_eos(input_ids, attention_mask)  # refused here, before the work
         model_key, head_key = (None, None) if key is None else jr.split(key)
         out = self.model(
             input_ids,
