@@ -166,6 +166,21 @@ def torch_references() -> None:
     save("stored-torch", {name: np.asarray(array) for name, array in arrays.items()}, made_by)
 
 
+def activation_references() -> None:
+    """Every entry of transformers' `ACT2FN`, in float64; NaN for those with parameters of their own."""
+    import torch
+    from transformers.activations import ACT2FN
+
+    x = torch.linspace(-12, 12, 193, dtype=torch.float64)
+    arrays: dict[str, Any] = {"x": x.numpy()}
+    with torch.no_grad():
+        for name in ACT2FN:
+            function = ACT2FN[name]
+            parametric = any(True for _ in function.parameters())
+            arrays[f"output.{name}"] = np.full(x.shape, np.nan) if parametric else function(x).numpy()
+    save("activations", arrays, versions("transformers", "torch"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("framework", nargs="?", choices=["flax", "torch"], default="flax")
@@ -175,6 +190,7 @@ def main() -> None:
         gradient_references()
     else:
         torch_references()
+        activation_references()
 
 
 if __name__ == "__main__":

@@ -196,7 +196,8 @@ CASES: list[tuple[str, Change, type[errors.CheckpointError], str]] = [
     ("24-layers", config(encoder_layers=0), C, "`encoder_layers` must be at least 1. Got 0"),
     ("24-ffn", config(decoder_ffn_dim=-1), C, "`decoder_ffn_dim` must be at least 1"),
     ("24-vocab", config(vocab_size=0), C, "`vocab_size` must be at least 1"),
-    ("24-activation", config(activation_function="mish"), C, "`activation_function` must be one of gelu"),
+    ("24-activation", config(activation_function="maxout"), C, "`activation_function` must be one of gelu"),
+    ("24-parametric", config(activation_function="prelu"), C, "must have no parameters of its own.*Got 'prelu'"),
     (
         "25-bomb",
         config(d_model=10**9, encoder_attention_heads=1, decoder_attention_heads=1),

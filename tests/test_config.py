@@ -95,7 +95,7 @@ def test_labels() -> None:
     ("fields", "message"),
     [
         (dict(d_model=10, encoder_attention_heads=3), "`d_model` must be divisible by `encoder_attention_heads`"),
-        (dict(activation_function="mish"), "must be one of gelu, .* Got 'mish'"),
+        (dict(activation_function="maxout"), "must be one of gelu, .* Got 'maxout'"),
         (dict(encoder_layers=0), "`encoder_layers` must be at least 1. Got 0"),
         (dict(decoder_ffn_dim=-4), "`decoder_ffn_dim` must be at least 1"),
         (dict(dropout=1.0), r"`dropout` must be in \[0, 1\)"),

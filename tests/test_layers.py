@@ -1,6 +1,7 @@
 """Layers, masks and shifted targets, against NumPy."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -11,11 +12,12 @@ import pytest
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 import bart_eqx
+from bart_eqx.config import ACTIVATIONS as ACTIVATION_NAMES
 from bart_eqx.model.activations import ACTIVATION_FUNCTIONS
 from bart_eqx.model.layers import LayerNorm, Linear
 from bart_eqx.model.masks import causal_mask
 from bart_eqx.typing import Array
-from support import ragged_inputs, random_model, relative_error
+from support import precision, ragged_inputs, random_model, relative_error
 
 
 def test_linear(key: jax.Array) -> None:
@@ -34,24 +36,35 @@ def test_layer_norm_of_a_large_mean() -> None:
     assert np.abs(LayerNorm(64)(jnp.asarray(x, jnp.float32)) - wanted).max() < 1e-3  # float32 spacing at 1000: 6e-5
 
 
-def test_activations() -> None:
-    x = np.linspace(-4, 4, 33)
-    sigmoid = 1 / (1 + np.exp(-x))
-    tanh_gelu = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-    wanted = {
-        "gelu": [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x],
-        "gelu_new": tanh_gelu,
-        "gelu_pytorch_tanh": tanh_gelu,
-        "quick_gelu": x / (1 + np.exp(-1.702 * x)),
-        "relu": np.maximum(x, 0),
-        "silu": x * sigmoid,
-        "swish": x * sigmoid,
-        "tanh": np.tanh(x),
-    }
-    assert wanted.keys() == ACTIVATION_FUNCTIONS.keys()
-    for name, values in wanted.items():
-        # The two GELUs differ by 5e-4 at most, so this tells them apart.
-        np.testing.assert_allclose(ACTIVATION_FUNCTIONS[name](jnp.asarray(x)), values, rtol=0, atol=2e-6)
+ACTIVATIONS = np.load(Path(__file__).parent / "references/activations.npz")
+IN_ACT2FN = [name.removeprefix("output.") for name in ACTIVATIONS.files if name.startswith("output.")]
+
+
+@pytest.mark.parametrize("name", IN_ACT2FN)
+def test_activations(name: str) -> None:
+    """Each entry of transformers' table is here with its values, or refused: those with parameters of their own."""
+    x, wanted = ACTIVATIONS["x"], ACTIVATIONS[f"output.{name}"]
+    if np.isnan(wanted).all():
+        with pytest.raises(ValueError, match=f"must have no parameters of its own.*Got '{name}'"):
+            bart_eqx.BartConfig(activation_function=name)
+        return
+    assert bart_eqx.BartConfig(activation_function=name).activation_function == name
+    function = ACTIVATION_FUNCTIONS[name]
+    with precision(np.float64):  # `gelu_fast` writes sqrt(2 / pi) with ten digits
+        np.testing.assert_allclose(function(jnp.asarray(x)), wanted, rtol=1e-10, atol=1e-11)
+    # The two GELUs differ by 5e-4 at most, so this tells them apart.
+    np.testing.assert_allclose(function(jnp.asarray(x, jnp.float32)), wanted, rtol=2e-6, atol=2e-6)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        narrow = function(jnp.asarray(x, dtype))
+        assert narrow.dtype == dtype
+        of_rounded = np.asarray(function(jnp.asarray(x, dtype).astype(jnp.float32)))
+        eps = float(jnp.finfo(dtype).eps)
+        np.testing.assert_allclose(np.asarray(narrow, np.float32), of_rounded, rtol=8 * eps, atol=8 * eps)
+
+
+def test_the_names_of_activations() -> None:
+    """`config.py`, which imports no JAX, lists the functions once more."""
+    assert set(ACTIVATION_NAMES) == set(ACTIVATION_FUNCTIONS) <= set(IN_ACT2FN)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

@@ -12,7 +12,12 @@ from .generation_config import FORCED, GENERATION_FIELDS, is_token
 from .lazy_beartype import CONF
 
 
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish", "tanh")
+# The names of transformers' `ACT2FN`, but for those that have parameters of their own.
+ACTIVATIONS = tuple(
+    "gelu gelu_10 gelu_accurate gelu_fast gelu_new gelu_python gelu_python_tanh gelu_pytorch_tanh hardswish laplace "
+    "leaky_relu linear mish quick_gelu relu relu2 relu6 sigmoid silu sqrtsoftplus swish tanh".split()
+)
+_PARAMETRIC_ACTIVATIONS = ("prelu", "xielu")
 
 # Fields that a BART's config.json may hold, that do not change what the network computes, and that are dropped. Those
 # of generation are `GENERATION_FIELDS`.
@@ -186,7 +191,12 @@ class BartConfig:
             token = getattr(self, name)
             if token is not None and not 0 <= token < self.vocab_size:
                 faults.append(f"`{name}` must be None or in [0, vocab_size={self.vocab_size}). Got {token}.")
-        if self.activation_function not in ACTIVATIONS:
+        if self.activation_function in _PARAMETRIC_ACTIVATIONS:
+            faults.append(
+                "`activation_function` must have no parameters of its own: BART's checkpoints have no names for them. "
+                f"Got {self.activation_function!r}."
+            )
+        elif self.activation_function not in ACTIVATIONS:
             faults.append(
                 f"`activation_function` must be one of {', '.join(ACTIVATIONS)}. Got {self.activation_function!r}."
             )
