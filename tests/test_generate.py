@@ -616,8 +616,6 @@ def test_only_allowed_sequences(model: Model) -> None:
     per_row = [[[30, 31]], [[32]], [[33, 34, 35]]]
     result = write(model, prefix_allowed_tokens=per_row)
     assert result.sequences[:, 1:5].tolist() == [[30, 31, 2, 1], [32, 2, 1, 1], [33, 34, 35, 2]]
-    # The set is stronger than what other options bar.
-    assert (write(model, prefix_allowed_tokens=[[24]], bad_words_ids=[[24]]).sequences[:, 1] == 24).all()
     with pytest.raises(ValueError, match="2 sets of sequences for 3 rows"):
         write(model, prefix_allowed_tokens=per_row[:2])
     with pytest.raises(ValueError, match="at least one sequence, and no empty one"):
@@ -626,6 +624,121 @@ def test_only_allowed_sequences(model: Model) -> None:
         write(model, prefix_allowed_tokens=[[5], [500]])
     with pytest.raises(ValueError, match="is a list of token sequences"):
         write(model, prefix_allowed_tokens=[5, 6])
+
+
+# What bars a sequence, and what is said: the setting, and what to do.
+BARRED: list[tuple[Any, dict[str, Any], str]] = [
+    ([[2, 10, 11, 2], [2, 20, 2]], dict(), r"\[2, 10, 11, 2\].*repeats the prompt's first token, 2, .*Leave that"),
+    ([[30, 31], [10, 2, 11, 2]], dict(), r"\[10, 2, 11, 2\].*eos_token_id=2 ends it at its token 1"),
+    ([[10, 7, 11]], dict(eos_token_id=[2, 7]), "eos_token_id=7 ends it at its token 1"),
+    ([[20] * 11], dict(), "with the prompt and its end it has 13 tokens, and max_length=12. Raise"),
+    ([[20, 21, 22]], dict(max_length=None, max_new_tokens=3), "it has 5 tokens, and max_length=4. Raise"),
+    ([[20, 21]], dict(decoder_input_ids=np.array([[2] + [5] * 9] * 3)), "it has 13 tokens"),
+    ([[20, 21], [24, 25]], dict(bad_words_ids=[[24]]), r"\[24, 25\].*`bad_words_ids` bars \[24\]"),
+    ([[20, 21, 24]], dict(bad_words_ids=[[21, 24]]), r"`bad_words_ids` bars \[21, 24\]"),
+    ([[20, 21]], dict(bad_words_ids=[[2, 20]]), r"`bad_words_ids` bars \[2, 20\]"),  # after the start token
+    ([[20, 21]], dict(sequence_bias=[[[20, 21], -np.inf]]), r"`sequence_bias` bars \[20, 21\]"),
+    ([[20, 21]], dict(suppress_tokens=[21, 90]), "`suppress_tokens` bars 21"),
+    ([[20, 21]], dict(suppress_tokens=[2]), "`suppress_tokens` bars 2"),
+    ([[20, 21]], dict(begin_suppress_tokens=[20]), "`begin_suppress_tokens` bars 20"),
+    ([[7, 20]], dict(begin_suppress_tokens=[20], forced_bos_token_id=7), "`begin_suppress_tokens` bars 20"),
+    ([[20, 21]], dict(min_length=4), "without its end it has 3 tokens with the prompt, and min_length=4. Lower"),
+    ([[20, 21]], dict(min_new_tokens=3), "it has 2 tokens before its end, and min_new_tokens=3. Lower"),
+    ([[20, 21]], dict(forced_bos_token_id=5), "`forced_bos_token_id` makes its token 0 5.*forced_bos_token_id=None"),
+    (
+        [[20, 21, 2]],
+        dict(max_length=4, forced_eos_token_id=[7, 8], eos_token_id=[2, 7, 8]),
+        "`forced_eos_token_id` makes its token 2 7 or 8",
+    ),
+    ([[20, 21, 20, 21]], dict(no_repeat_ngram_size=2), r"no_repeat_ngram_size=2 bars a repetition of \[20, 21\]"),
+    ([[20, 21]], dict(no_repeat_ngram_size=1), r"no_repeat_ngram_size=1 bars a repetition of \[2\]"),  # the end
+    ([[20, 21]], dict(num_beams=3, num_return_sequences=2), "has 1: num_return_sequences=2 must not be more than 1"),
+    (
+        [[20], [20, 2], [21]],  # two of which are one
+        dict(num_beams=4, num_return_sequences=3),
+        "has 2: num_return_sequences=3 must not be more than 2",
+    ),
+    (
+        [[20]],
+        dict(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, num_return_sequences=3),
+        "must not be more than 2",
+    ),
+    ([[[20]], [[20]], [[20], [21, 2, 22]]], dict(), r"has, for row 2, \[21, 2, 22\]"),
+    ([[40, 41], [20]], dict(num_beams=2, force_words_ids=[[40, 41]]), r"\[20\].*`force_words_ids` needs \[40, 41\]"),
+]
+
+
+@pytest.mark.parametrize(("allowed", "options", "message"), BARRED, ids=range(len(BARRED)))
+def test_an_allowed_sequence_that_cannot_be_generated(
+    model: Model, allowed: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"`prefix_allowed_tokens`.*{message}") as raised:
+        write(model, prefix_allowed_tokens=allowed, **options)
+    assert len(str(raised.value)) < 600
+
+
+def test_allowed_sequences_and_the_source(model: Model) -> None:
+    """An n-gram of the source bars a sequence in its row; where the source is traced, the result says so."""
+    ids = ragged_inputs(model.config)["input_ids"][:1]
+    pair = ids[0, 3:5].tolist()
+    options: dict[str, Any] = dict(
+        prefix_allowed_tokens=[[*pair, 20]], encoder_no_repeat_ngram_size=2, max_length=12, **FREE
+    )
+    with pytest.raises(ValueError, match="encoder_no_repeat_ngram_size=2 bars a repetition of the source's"):
+        generate(model, ids, **options)
+    traced = eqx.filter_jit(lambda ids: generate(model, ids, **options).finite)
+    assert not traced(ids).any() and traced(ids + 1).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(),
+        dict(max_length=4),  # to the last slot
+        dict(max_length=4, forced_eos_token_id=2, min_length=4),  # which is forced, whatever else bars it
+        dict(forced_bos_token_id=20, bad_words_ids=[[20]]),
+        dict(forced_bos_token_id=None, decoder_input_ids=np.array([[2, 20]] * 3), max_length=5),
+        dict(bad_words_ids=[[2], [21, 20], [5, 20]], suppress_tokens=[30], begin_suppress_tokens=[21]),
+        dict(min_length=3, min_new_tokens=None, no_repeat_ngram_size=2),
+        dict(num_beams=3),
+        dict(num_beams=2, force_words_ids=[[21]]),
+    ],
+)
+def test_an_allowed_sequence_to_the_brim(model: Model, options: dict[str, Any]) -> None:
+    """Settings that leave it just possible."""
+    result = write(model, prefix_allowed_tokens=[[20, 21]], **options)
+    prompt = [2, 20] if "decoder_input_ids" in options else [2]
+    assert result.finite.all()
+    assert result.sequences[:, : len(prompt) + 3].tolist() == [[*prompt, 20, 21, 2]] * 3
+
+
+def test_a_row_outside_its_allowed_sequences(model: Model) -> None:
+    """What cannot be seen before the search is seen after it: a custom processor that brings another token back, or
+    that leaves fewer sequences than beams return."""
+
+    def elsewhere(logits: Array, tokens: Array, length: Array) -> Array:
+        second = jnp.arange(logits.shape[0])[:, None, None] == 1
+        return jnp.where(second & (jnp.arange(97) == 50) & (length == 1), 9.0, logits)
+
+    result = write(model, prefix_allowed_tokens=[[20, 21]], logits_processor=[elsewhere])
+    np.testing.assert_array_equal(result.finite, [True, False, True])
+
+    def bar(logits: Array, tokens: Array, length: Array) -> Array:
+        return jnp.where(jnp.arange(97) == 21, -jnp.inf, logits)
+
+    result = write(
+        model, prefix_allowed_tokens=[[20], [21]], logits_processor=[bar], num_beams=2, num_return_sequences=2
+    )
+    np.testing.assert_array_equal(result.finite, [True, False] * 3)
+    assert result.sequences[::2, :3].tolist() == [[2, 20, 2]] * 3
+
+
+def test_fewer_continuations_than_beams(model: Model) -> None:
+    """Rows that continue a beam which was masked out, with scores of -1e9, are said to mean nothing."""
+    result = write(model, num_beams=3, num_return_sequences=2, forced_bos_token_id=5, max_length=2)
+    assert result.sequences.tolist() == [[2, 5]] * 6 and result.scores is not None
+    np.testing.assert_array_equal(result.finite, result.scores > -1e6)
+    np.testing.assert_array_equal(result.finite, [True, False] * 3)
 
 
 def test_forced_words_occur(model: Model) -> None:
@@ -912,7 +1025,7 @@ def test_a_row_whose_scores_are_nan(model: Model, search: dict) -> None:
 @pytest.mark.parametrize("search", [*SEARCHES, "allowed"])
 def test_a_row_in_which_every_token_is_barred(model: Model, search: str) -> None:
     """Only that row means nothing. Beams that can go on make up for one that cannot."""
-    options: dict[str, Any] = SEARCHES.get(search, dict(prefix_allowed_tokens=[[20, 21], [20]])) | FREE
+    options: dict[str, Any] = SEARCHES.get(search, dict(prefix_allowed_tokens=[[20, 21, 22], [20, 21, 23]])) | FREE
     source = np.full((2, 3), 5)
 
     def bar(logits: Array, tokens: Array, length: Array) -> Array:

@@ -2,16 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..generation_config import GenerationConfig
 from ..model.language_model import AbstractCausalLM
 from ..typing import Array, HostArray
+from .allowed_sequences import check_reachable, parse_sets, with_end
 from .checks import check_arguments, check_options, check_shapes, check_vocabulary, checked_length, split_traced
 from .decode_loop import EndAndPadding
 from .host_inputs import decoder_inputs, encoder_decoder_inputs
@@ -34,6 +34,8 @@ class Arguments:
     source: Integer[Array, "batch src"] | None
     """The source's tokens, -1 at padding; for a decoder alone, those of its prompt."""
     processors: tuple[LogitsProcessor, ...]
+    allowed: PrefixTrie | None
+    """The processor for `prefix_allowed_tokens`, which is also among `processors`."""
     ending: EndAndPadding
     max_length: int
     """Slots of a whole sequence, prompt included."""
@@ -122,13 +124,15 @@ def validated(request: Request) -> Arguments:
     looked_up = prompt if decoder_alone else source
     source_tokens = None if looked_up is None else put_rows(looked_up.marked())
     lengths = dict(prompt_length=prompt_length, max_length=max_length)
+    trie = None
     if semantics == "flax":
         processors = flax_processors(config, traced, **lengths, custom=request.logits_processor)
     else:
-        trie = None
         if allowed is not None:
-            sets = _allowed_sets(allowed, rows, model.config.vocab_size)
-            trie = PrefixTrie.allowing(sets, config.eos_token_ids, prompt_length)
+            sets = parse_sets(allowed, rows, model.config.vocab_size)
+            check_reachable(sets, config, prompt, looked_up, max_length)
+            ended = [[with_end(sequence, config.eos_token_ids) for sequence in sequences] for sequences in sets]
+            trie = PrefixTrie.allowing(ended, config.eos_token_ids, prompt_length)
         processors = pytorch_processors(
             config, traced, **lengths, source=source_tokens, trie=trie, custom=request.logits_processor
         )
@@ -138,6 +142,7 @@ def validated(request: Request) -> Arguments:
         inputs=inputs,
         source=source_tokens,
         processors=processors,
+        allowed=trie,
         ending=EndAndPadding(
             int_setting(max_length), int_setting(config.eos_token_ids), int_setting(config.pad_token_id)
         ),
@@ -162,28 +167,3 @@ def _row_sharding(request: Request) -> RowSharding | None:
             (request.encoder_attention_mask, 1),
         ]
     )
-
-
-def _allowed_sets(allowed: Sequence[Any], rows: int, vocab_size: int) -> list[list[list[int]]]:
-    """`prefix_allowed_tokens` as sets of sequences: one for all rows, or one for each row."""
-    plain = [item.tolist() if isinstance(item, HostArray) else item for item in allowed]
-    try:
-        nested = not isinstance(plain[0][0], (int, np.integer))
-        sets = [[[int(token) for token in sequence] for sequence in one] for one in (plain if nested else [plain])]
-    except (TypeError, IndexError) as error:
-        raise ValueError(
-            "`prefix_allowed_tokens` is a list of token sequences, such as [[5, 6], [5, 7]], none of them empty, or a "
-            f"list of such lists, one for each row. Got {allowed!r}."
-        ) from error
-    if len(sets) not in (1, rows):
-        raise ValueError(
-            f"`prefix_allowed_tokens` has {len(sets)} sets of sequences for {rows} rows. Give one, or {rows}."
-        )
-    for sequences in sets:
-        if not sequences or not all(sequences):
-            raise ValueError("`prefix_allowed_tokens` needs at least one sequence, and no empty one.")
-        if outside := [token for sequence in sequences for token in sequence if not 0 <= token < vocab_size]:
-            raise ValueError(
-                f"`prefix_allowed_tokens` has {outside}, but the model's tokens are 0 to {vocab_size - 1}."
-            )
-    return sets

@@ -41,6 +41,7 @@ def start_groups(
             scores=jnp.full((batch, size), rules.empty_score, dtype),
             lengths=jnp.full((batch, size), prompt_length, jnp.int32),
             complete=jnp.zeros((batch, size), bool),
+            possible=jnp.zeros((batch, size), bool),
             beam_indices=no_indices,
         )
         prompt = own_tokens[..., :prompt_length]
@@ -176,7 +177,5 @@ def beam_search(
     for other in others:
         first = first.joined(other)
     best = first.best(num_return_sequences)
-    possible = best.complete & (best.scores > -jnp.inf)  # not an empty slot, and no token was masked out
-    return SearchResult(
-        best.tokens, best.lengths, end.finite[:, None] & possible, best.scores, best.beam_indices, end.records
-    )
+    finite = end.finite[:, None] & best.complete & best.possible
+    return SearchResult(best.tokens, best.lengths, finite, best.scores, best.beam_indices, end.records)

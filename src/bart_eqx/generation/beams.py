@@ -12,6 +12,10 @@ from ..typing import Array
 from .decode_loop import AbstractLoopState, StepRecords
 
 
+# No sum of log-probabilities is as low. That of a masked beam is -1e7 or less: `AbstractBeamRules.mask_bias`.
+IMPOSSIBLE = -5e6
+
+
 def gather(tree: PyTree[Array], indices: Integer[Array, "batch n"]) -> PyTree[Array]:
     """From every leaf `[batch, beams, ...]` the beams `indices`, `[batch, n, ...]`."""
     return jax.tree.map(lambda leaf: jax.vmap(lambda row, index: row[index])(leaf, indices), tree)
@@ -25,6 +29,8 @@ class Hypotheses(eqx.Module):
     lengths: Integer[Array, "batch n"]
     complete: Bool[Array, "batch n"]
     """False in an empty slot."""
+    possible: Bool[Array, "batch n"]
+    """False where a token was masked out, or the sequence continues a beam that was."""
     beam_indices: Integer[Array, "batch n steps"]
 
     def best(self, n: int) -> "Hypotheses":
@@ -108,7 +114,7 @@ class BeamGroup(eqx.Module):
         """The best of the finished hypotheses and these continuations, whose `scores` are length-normalised."""
         tokens, beam_indices = self.append(continuations, length)
         lengths = jnp.broadcast_to(length + 1, scores.shape)
-        new = Hypotheses(tokens, scores, lengths, complete, beam_indices)
+        new = Hypotheses(tokens, scores, lengths, complete, continuations.scores > IMPOSSIBLE, beam_indices)
         return self.finished.joined(new).best(self.finished.scores.shape[-1])
 
     def advanced(
@@ -136,7 +142,7 @@ class BeamGroup(eqx.Module):
     ) -> Hypotheses:
         """The beams as they are, with length-normalised `scores`."""
         lengths = jnp.broadcast_to(length, scores.shape)
-        return Hypotheses(self.tokens, scores, lengths, complete, self.beam_indices)
+        return Hypotheses(self.tokens, scores, lengths, complete, self.scores > IMPOSSIBLE, self.beam_indices)
 
 
 class BeamSearchState(AbstractLoopState):

@@ -21,6 +21,7 @@ from .constrained_beams import ConstrainedRules, ForcedWords
 from .decode_loop import SearchResult
 from .model_calls import teacher_forced
 from .processors.scores import int_setting
+from .processors.token_trie import PrefixTrie
 from .prompt_lookup import prompt_lookup
 from .request import Request, Semantics, checked_by_hand
 from .sample import AbstractChoice, Draw, FlaxDraw, Greedy, sample, sample_steps
@@ -40,7 +41,8 @@ class GenerationResult(eqx.Module, TransformersOutput):
     lengths: Integer[Array, "*rows"]
     """Tokens before the padding, prompt and end included."""
     finite: Bool[Array, "*rows"]
-    """False if a token was chosen although its scores were NaN, infinite or all masked. Discard the sequence."""
+    """False if a token was chosen although its scores were NaN, infinite or all masked, or if the sequence is not among
+    `prefix_allowed_tokens`. Discard the sequence."""
     scores: Float[Array, "*rows"] | None = None
     """Beam search: the sum of the log-probabilities, divided by the generated length to the power `length_penalty`."""
     beam_indices: Integer[Array, "*rows steps"] | None = None
@@ -113,6 +115,7 @@ def generate(
             compiled: one made anew for each call, such as `logits_processor=[lambda ...]`, compiles the loop at every
             call. Define it once; where it needs values, make it an `equinox.Module` that holds them as arrays.
         prefix_allowed_tokens: Token sequences, one of which must follow the prompt; or one list of sequences per row.
+            They begin after the start token, and need not have the token that ends them.
         semantics: "pytorch" gives the tokens of transformers 5 with PyTorch; "flax" those of 4.57's Flax loops.
         pad_to_multiple_of: Round the source's length and `max_length` up internally, so that other lengths reuse a
             compiled loop. The result is the same.
@@ -124,7 +127,8 @@ def generate(
     Raises:
         TypeError: for an option that transformers does not have either.
         ValueError: for an option that is not implemented, options that contradict each other, sampling without a key,
-            an id outside the vocabulary, or lengths for which the model has no positions.
+            an id outside the vocabulary, lengths for which the model has no positions, or a sequence in
+            `prefix_allowed_tokens` that other settings bar.
     """
     request = Request(
         model=model,
@@ -153,7 +157,8 @@ def generate(
             output_attentions=call.config.output_attentions,
             output_hidden_states=call.config.output_hidden_states,
         )
-    result = _readable(searched, states, call.ending.pad_token_id, call.inputs.padding, call.prompt_length, call.batch)
+    pad, padding = call.ending.pad_token_id, call.inputs.padding
+    result = _readable(searched, states, call.allowed, pad, padding, call.prompt_length, call.batch)
     result = _trimmed(result, call)
     return result if call.sharding is None else call.sharding.put_batch(result)
 
@@ -281,6 +286,7 @@ def _with_batch_axes(x: Shaped[Array, "batch n ..."], batch: tuple[int, ...]) ->
 def _readable(
     result: SearchResult,
     states: CausalLMOutputWithCrossAttentions | None,
+    allowed: PrefixTrie | None,
     pad: Integer[Array, ""],
     padding: Integer[Array, "batch 1"] | None,
     prompt_length: int,
@@ -288,7 +294,9 @@ def _readable(
 ) -> GenerationResult:
     """The result in the caller's batch axes, with padding moved from the front to the end, and states only of the
     steps."""
-    tokens, lengths = result.tokens, result.lengths
+    tokens, lengths, finite = result.tokens, result.lengths, result.finite
+    if allowed is not None:
+        finite = finite & allowed.contains(tokens, lengths)
     if padding is not None:
         tokens = jnp.take_along_axis(tokens, jnp.argsort(tokens < 0, axis=-1, stable=True), axis=-1)
         lengths = jnp.maximum(lengths - padding, 0)
@@ -297,7 +305,7 @@ def _readable(
     readable = GenerationResult(
         sequences=jnp.where(tokens < 0, pad, tokens),
         lengths=lengths,
-        finite=result.finite,
+        finite=finite,
         scores=result.scores,
         beam_indices=result.beam_indices,
         step_scores=None if records is None else records.scores,

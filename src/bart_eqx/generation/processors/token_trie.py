@@ -77,18 +77,27 @@ class PrefixTrie(AbstractLogitsProcessor):
     def allowing(
         cls, sets: Sequence[Sequence[Sequence[int]]], eos_token_ids: Sequence[int], prompt_length: int
     ) -> "PrefixTrie":
-        """One set of sequences for every row, or a single one for all rows."""
-        ended = [
-            [[*sequence, *([] if sequence[-1] in eos_token_ids else eos_token_ids[:1])] for sequence in sequences]
-            for sequences in sets
-        ]
-        edges = edges_of(ended)
+        """One set of sequences for every row, or a single one for all rows. Each sequence has its end."""
+        edges = edges_of(sets)
         return cls(
             trie=Trie.from_edges(edges, len(sets), min_edges=2 ** max(len(edges) - 1, 15).bit_length()),
-            depth=int_setting(max(len(sequence) for sequences in ended for sequence in sequences)),
+            depth=int_setting(max(len(sequence) for sequences in sets for sequence in sequences)),
             prompt_length=int_setting(prompt_length),
             eos=int_setting(eos_token_ids),
         )
+
+    def _walk(
+        self, tokens: Integer[Array, "batch beams buffer"], length: Integer[Array, ""] | Integer[Array, "batch beams"]
+    ) -> Integer[Array, "batch beams"]:
+        """The node that the tokens from the prompt to slot `length` lead to; -1 outside the trie."""
+
+        def step(i: Integer[Array, ""], nodes: Integer[Array, "batch beams"]) -> Integer[Array, "batch beams"]:
+            slot = self.prompt_length + i
+            token = jax.lax.dynamic_index_in_dim(tokens, jnp.minimum(slot, tokens.shape[-1] - 1), -1, keepdims=False)
+            return jnp.where(slot < length, self.trie.step(nodes, token), nodes)
+
+        start = jnp.broadcast_to(self.trie.roots[:, None], tokens.shape[:-1])
+        return jax.lax.fori_loop(0, self.depth, step, start)
 
     def __call__(
         self,
@@ -96,20 +105,18 @@ class PrefixTrie(AbstractLogitsProcessor):
         tokens: Integer[Array, "batch beams buffer"],
         length: Integer[Array, ""],
     ) -> Float[Array, "batch beams vocab"]:
-        def walk(i: Integer[Array, ""], nodes: Integer[Array, "batch beams"]) -> Integer[Array, "batch beams"]:
-            slot = self.prompt_length + i
-            token = jax.lax.dynamic_index_in_dim(tokens, jnp.minimum(slot, tokens.shape[-1] - 1), -1, keepdims=False)
-            return jnp.where(slot < length, self.trie.step(nodes, token), nodes)
-
-        start = jnp.broadcast_to(self.trie.roots[:, None], tokens.shape[:-1])
-        nodes = jax.lax.fori_loop(0, self.depth, walk, start)
+        nodes = self._walk(tokens, length)
         # Beams that have left the trie, such as those that are padding, may only end.
         nodes = jnp.where(length - self.prompt_length > self.depth, -1, nodes)
         edges = self.trie.leaving(nodes)
         allowed = marked(jnp.where(edges, self.trie.tokens, -1), logits.shape[-1])
         outside = ~jnp.any(edges, axis=-1, keepdims=True)
         allowed = jnp.where(outside, marked(self.eos[:1], logits.shape[-1]), allowed)
-        masked = jnp.where(allowed, logits, -jnp.inf)
-        # Where earlier processors have masked out all that the set allows, the set wins.
-        stuck = jnp.all(masked == -jnp.inf, axis=(-2, -1), keepdims=True)
-        return jnp.where(stuck, jnp.where(allowed, 0.0, -jnp.inf).astype(logits.dtype), masked)
+        return jnp.where(allowed, logits, -jnp.inf)
+
+    def contains(
+        self, tokens: Integer[Array, "batch returned buffer"], lengths: Integer[Array, "batch returned"]
+    ) -> Bool[Array, "batch returned"]:
+        """Whether a sequence of the set follows the prompt, with its end, in the first `lengths` slots."""
+        nodes = self._walk(tokens, lengths)
+        return (nodes >= 0) & ~jnp.any(self.trie.leaving(nodes), axis=-1)
