@@ -14,7 +14,7 @@ import migration_page
 from support import CLASSES, flatten
 
 
-def contents(result: Any) -> dict[str, Any]:
+def contents(result: Any) -> dict[Any, Any]:
     """Arrays and numbers by name: those of parameters have the same names on both sides."""
     if isinstance(result, tuple(CLASSES)):
         result = bart_eqx.to_flax(result)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..generation_config import GenerationConfig
 from ..model.language_model import AbstractCausalLM
-from ..typing import Array, HostArray
+from ..typing import Array
 from .allowed_sequences import check_reachable, parse_sets, with_end
 from .checks import check_arguments, check_options, check_shapes, check_vocabulary, checked_length, split_traced
 from .decode_loop import EndAndPadding
