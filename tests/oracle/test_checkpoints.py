@@ -115,3 +115,28 @@ def test_what_the_converter_makes_is_the_same_model(
         np.testing.assert_array_equal(found[name], array)
     if form == "whole":
         assert_agree(again, reference, inputs_for(cls_name, bart_eqx.from_pretrained(tmp_path / "ours").config))
+
+
+def test_every_field_that_hugging_face_writes(tmp_path: Path) -> None:
+    """Its whole BartConfig with its whole GenerationConfig inside, as nothing that stops a model from loading."""
+    reference = hf_model("BartForConditionalGeneration", "unequal")
+    own = dict(initializer_range=0.02, hidden_size=30, num_attention_heads=5, output_attentions=True)
+    settings = transformers.GenerationConfig(max_time=3.0, penalty_alpha=0.6, mine="x").to_dict()
+    everything = vars(transformers.BartConfig(**reference.config.to_dict())) | own
+    config = bart_eqx.BartConfig.from_dict(settings | everything, ignore=["mine"])
+    assert config == bart_eqx.BartConfig.from_dict(reference.config.to_dict())
+    kept = bart_eqx.GenerationConfig.from_dict(settings, config)
+    assert dict(kept.unusable).keys() == {"max_time", "mine", "penalty_alpha"}
+
+
+def test_hugging_face_loads_a_conversion_with_ignored_fields(tmp_path: Path) -> None:
+    reference = hf_model("BartForConditionalGeneration", "unequal")
+    reference.save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs/config.json"
+    own = dict(grapheme_chars="abc", task_specific_params={"summarization": {"max_length": 9}})
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    convert(tmp_path / "theirs", tmp_path / "ours", to="flax", ignore=["grapheme_chars"])
+    theirs = transformers.FlaxBartForConditionalGeneration.from_pretrained(tmp_path / "ours")
+    assert {name: getattr(theirs.config, name) for name in own} == own
+    for name, array in flatten(theirs.params).items():
+        np.testing.assert_array_equal(array, flatten(reference.params)[name])
