@@ -354,6 +354,12 @@ def test_a_wrong_option_is_the_call_s_own() -> None:
 def test_names_of_an_untrusted_file() -> None:
     refusal = GenerationConfig.from_dict({"x\x1b[2J": 1, "y" * 999: "z" * 999}, BartConfig()).refusal
     assert refusal is not None and refusal.isprintable()
+    many = {f"field_{index}": "x" * 99 for index in range(99)}
+    refusal = GenerationConfig.from_dict(many, BartConfig()).refusal
+    assert refusal is not None and "So are 96 more, in `unusable`" in refusal and len(refusal) < 600
+    with pytest.raises(ValueError, match="holds fields that are not known to BART: field_0, .*, ") as caught:
+        BartConfig.from_dict(many)
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)

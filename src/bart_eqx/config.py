@@ -239,7 +239,8 @@ class BartConfig:
         own = {field.name: field for field in dataclasses.fields(cls)}
         if unknown := sorted(fields.keys() - MODEL_FIELDS - GENERATION_FIELDS):
             raise ValueError(
-                f"config.json holds fields that are not known to BART: {', '.join(unknown)}. If they do not change "
+                f"config.json holds fields that are not known to BART: {', '.join(unknown[:10])}"
+                f"{', ...' if len(unknown) > 10 else ''}. If they do not change "
                 f"what the network computes, pass ignore={unknown[:5]}, or --ignore FIELD to the command."
             )
 

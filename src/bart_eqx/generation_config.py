@@ -264,9 +264,12 @@ class GenerationConfig:
             settings |= {name: getattr(self, name) for name in idle}
             reasons = {name: reason for name, reason in faults(settings) if name in read}
         if reasons:
+            first = [*reasons][:3]
+            more = f" So are {len(reasons) - 3} more, in `unusable`." if len(reasons) > 3 else ""
             raise ValueError(
-                f"{' '.join(reasons.values())} This came with the checkpoint: set {', '.join(map(_quoted, reasons))} "
-                f"in the call (`None` turns it off), or load without it, from_pretrained(..., ignore={[*reasons]})."
+                f"{' '.join(reasons[name] for name in first)}{more} This came with the checkpoint: set "
+                f"{', '.join(map(_quoted, first))} in the call (`None` turns it off), or load without it, "
+                f"from_pretrained(..., ignore={first})."
             )
         kept = _as_json({name: unusable[name] for name in idle})
         return dataclasses.replace(self, **read, **options, unusable=kept)
@@ -280,12 +283,12 @@ GENERATION_FIELDS = frozenset({*_TYPES, *HOW_IT_RUNS, *REFUSED})
 def _refusal(name: str, value: Any) -> str | None:
     """Why a setting of a file cannot be used, whatever the others are; `None` if it can."""
     if name in REFUSED:
-        return f"`{name}={value!r:.80}` is not implemented: {REFUSED[name]}."
+        return f"`{name}={value!r:.60}` is not implemented: {REFUSED[name]}."
     if name not in _TYPES:
-        return f"{_quoted(name)} is not a setting that is known here. Got {value!r:.80}."
+        return f"{_quoted(name)} is not a setting that is known here. Got {value!r:.60}."
     if not _is_of_type(name, value):
         kind = getattr(_TYPES[name], "__name__", None) or str(_TYPES[name]).replace("typing.", "")
-        return f"`{name}` must be {kind}. Got {value!r:.80}."
+        return f"`{name}` must be {kind}. Got {value!r:.60}."
     return None
 
 
