@@ -81,6 +81,11 @@ HABITS: dict[str, tuple[Callable[[Model], Any], type[Exception], str]] = {
     "params of a model": (lambda model: model.params, AttributeError, "bart_eqx.to_flax(model)"),
     "to_bf16": (lambda model: model.to_bf16(model), AttributeError, "astype(dtype)"),
     "save_pretrained": (lambda model: model.save_pretrained("x"), AttributeError, "bart_eqx.save_pretrained"),
+    "resize_token_embeddings": (
+        lambda model: model.resize_token_embeddings(50300),
+        AttributeError,
+        "bart_eqx.resize_token_embeddings(model, vocab_size, key=key)",
+    ),
     "push_to_hub": (lambda model: model.push_to_hub("x"), AttributeError, "huggingface_hub.upload_folder"),
     "save_pretrained(push_to_hub=)": (
         lambda model: bart_eqx.save_pretrained(model, "x", push_to_hub=True),  # pyright: ignore

@@ -115,6 +115,7 @@ class TransformersModel:
         module = Elsewhere("the model is the module, an `equinox.Module`")
         params = Elsewhere(_PARAMS)
         push_to_hub = Elsewhere(_PUSH)
+        resize_token_embeddings = Elsewhere("call `bart_eqx.resize_token_embeddings(model, vocab_size, key=key)`")
         save_pretrained = Elsewhere("call `bart_eqx.save_pretrained(model, folder)`")
         to_bf16 = Elsewhere(_TO_DTYPE)
         to_fp16 = Elsewhere(_TO_DTYPE)
