@@ -20,7 +20,7 @@ from bart_eqx.checkpoint.errors import CheckpointError, VerificationError
 from bart_eqx.checkpoint.formats.msgpack import read_msgpack
 from bart_eqx.convert import convert, main
 from bart_eqx.convert.verify import verify
-from bart_eqx.demo.__main__ import main as demo, spell
+from bart_eqx.demo.command import main as demo, spell
 from support import values
 
 
@@ -31,10 +31,14 @@ def test_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "out"
     assert main([str(REFERENCES / "flax-msgpack"), "-o", str(target)]) == 0
     report = capsys.readouterr().out
-    for part in ("flax_model.msgpack", "BartForConditionalGeneration", "76 float32", "2,540, float32", "blake3"):
+    for part in ("flax_model.msgpack", "BartForConditionalGeneration", "76 float32", "2,540, float32"):
         assert part in report
+    assert report.endswith(f"\nfolder      {target}\n") and "blake3" not in report
     assert main([str(REFERENCES / "flax-msgpack"), "-o", str(target)]) == 2
-    assert "exists: choose another folder with -o, or replace it with --overwrite" in capsys.readouterr().err
+    assert (
+        "exists: choose another folder (-o), or replace it with --overwrite (`overwrite=True`)"
+        in capsys.readouterr().err
+    )
     assert main([str(REFERENCES / "flax-msgpack"), "-o", str(target), "--overwrite", "--dtype", "bfloat16"]) == 0
     assert bart_eqx.from_pretrained(target, bart_eqx.BartForConditionalGeneration).final_logits_bias.dtype == "bfloat16"
     assert main([str(target), "-o", str(target), "--overwrite"]) == 2
@@ -57,8 +61,88 @@ def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert (
         done.stderr
-        == f"error: There is no folder {tmp_path / 'nowhere'}: check its spelling and the current directory.\n"
+        == f"error: There is no folder '{tmp_path / 'nowhere'}': check its spelling and the current directory.\n"
     )
+
+
+def test_a_folder_where_nobody_may_write(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Even root. The disk of such a folder says that it has no room, which is not the reason."""
+    (tmp_path / "file").touch()
+    for target in ("/proc/x", "/proc/x/y", str(tmp_path / "file/below")):
+        assert main(["demo", "-o", target]) == 2
+        message = capsys.readouterr().err
+        assert "is not writable" in message and "are free" not in message
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_disk_that_does_not_tell_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(total=0, free=0))
+    convert("demo", tmp_path / "out")
+
+
+class TestTheProcess:
+    """Ctrl-C and a pipe that is closed are no faults: one line and a status."""
+
+    COMMANDS = ("bart_eqx.convert", "bart_eqx.demo")
+
+    @pytest.mark.parametrize("module", COMMANDS)
+    @pytest.mark.parametrize("ignored", [False, True])
+    def test_ctrl_c_during_imports(self, module: str, ignored: bool, tmp_path: Path) -> None:
+        """A module that both import sends it. A shell's background job ignores it, and goes on."""
+        (tmp_path / "blake3.py").write_text(
+            "import os, signal; os.kill(os.getpid(), signal.SIGINT); raise SystemExit(7)"
+        )
+        command = [sys.executable, "-c", _STARTED, "IGN" if ignored else "DFL", sys.executable, "-m", module, "--help"]
+        path = os.pathsep.join([str(tmp_path), *sys.path])
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+        expected = (7, "") if ignored else (130, "interrupted: nothing was written.\n")
+        assert (done.returncode, done.stderr) == expected
+
+    @pytest.mark.parametrize("module", COMMANDS)
+    def test_nobody_reads_the_help(self, module: str) -> None:
+        assert self.with_a_closed_pipe("-m", module, "--help", PYTHONUNBUFFERED="") == (141, "")
+
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize("options", [[], ["--json"]])
+    def test_nobody_reads_the_report(self, options: list[str], unbuffered: str, tmp_path: Path) -> None:
+        """The folder is complete."""
+        target = tmp_path / "out"
+        command = ("-m", "bart_eqx.convert", "demo", "-o", str(target), *options)
+        status, printed = self.with_a_closed_pipe(*command, PYTHONUNBUFFERED=unbuffered)
+        assert status == 141 and printed.replace(f"folder      {target}\n", "") == ""
+        assert verify(target).parameters == 849_639
+
+    def with_a_closed_pipe(self, *command: str, **settings: str) -> tuple[int, str]:
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [sys.executable, *command], stdout=writing, stderr=subprocess.PIPE, text=True, env=os.environ | settings
+        )
+        os.close(writing)
+        return done.returncode, done.stderr
+
+    def test_no_stdout_at_all(self, tmp_path: Path) -> None:
+        command = [sys.executable, "-m", "bart_eqx.convert", "demo", "-o", str(tmp_path / "out")]
+        done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_what_a_status_of_main_becomes(self, tmp_path: Path) -> None:
+        """And an interrupt that `main` lets through."""
+        for body, status in (("return 0", 0), ("return 2", 2), ("raise KeyboardInterrupt", 130)):
+            (tmp_path / "a_command.py").write_text(f"def main():\n    {body}\n")
+            program = "from bart_eqx.process import run; run('a_command')"
+            path = os.pathsep.join([str(tmp_path), *sys.path])
+            command = [sys.executable, "-B", "-c", program]
+            done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
+            assert (done.returncode, "Traceback" in done.stderr) == (status, False)
+
+
+# The tests' own shell may have started them with Ctrl-C ignored, which a process inherits.
+_STARTED = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, getattr(signal, f'SIG_{sys.argv[1]}'));"
+    "os.execv(sys.argv[2], sys.argv[2:])"
+)
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +223,11 @@ class TestVerify:
 
 
 def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same with `--json`, in conversion.json, and on the model card."""
+    """The same with `--json` and in conversion.json; without hashes on the model card."""
     assert main([str(REFERENCES / "torch-untied"), "-o", str(tmp_path / "out"), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert printed.err == f"folder      {tmp_path / 'out'}\n"
+    report = json.loads(printed.out)
     assert report == json.loads((tmp_path / "out/conversion.json").read_text())
     assert report["read"] == {"model.safetensors": 22200} and report["dtypes"] == {"float32": 79}
     assert (
@@ -151,7 +237,18 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = (tmp_path / "out/model.safetensors").read_bytes()
     assert report["written"]["model.safetensors"] == {"size": 22200, "blake3": blake3(content).hexdigest()}
     card = (tmp_path / "out/README.md").read_text()
-    assert card.startswith("---\nlibrary_name: bart_eqx\n") and "blake3" in card and "3,524 parameters" in card
+    assert card.startswith("---\nlibrary_name: bart_eqx\n") and "3,524 parameters" in card
+    assert "conversion.json" in card and "http" not in card and "blake3" not in card
+
+
+def test_the_report_says_where_the_folder_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In full, also where the command chose it, and on one line whatever its name."""
+    monkeypatch.chdir(tmp_path)
+    for options, folder in (([], "demo-eqx"), (["-o", "a/../b"], "b"), (["-o", "c\nd"], "c\\nd")):
+        assert main(["demo", *options]) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"folder      {tmp_path}/{folder}"
 
 
 def test_convert_needs_one_thing_to_do() -> None:

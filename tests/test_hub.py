@@ -292,6 +292,24 @@ class TestWithoutTheHub:
         for part in (BASE, str(machine.cache), machine.endpoint, "HF_HUB_OFFLINE", "HF_ENDPOINT"):
             assert part in message
 
+    @pytest.mark.parametrize(
+        ("source", "ending"),
+        [
+            ("bart-bse", "There is no folder 'bart-bse' either. Did you mean bart-base?"),
+            ("BART_Large", "Did you mean bart-large or "),
+            ("demoo", "Did you mean demo?"),
+            ("nothere", "There is no folder 'nothere' either. Short names are: bart-base, "),
+            ("facebok/bart-base", "Did you mean facebook/bart-base?"),
+            ("some/body", "HF_HOME.\n"),
+            ("bart-base", "HF_HOME.\n"),
+        ],
+    )
+    @pytest.mark.parametrize("offline", [False, True])
+    def test_a_misspelt_name(self, source: str, ending: str, offline: bool, machine: Machine, nobody: str) -> None:
+        """The Hub cannot be asked, and a name with an owner may be right."""
+        machine.endpoint = nobody
+        assert ending in machine.refused(source, HF_HUB_OFFLINE=str(int(offline))) + "\n"
+
     def test_a_part_of_it_in_the_cache(self, hub: Hub, machine: Machine, base: Path, tmp_path: Path) -> None:
         """An interrupted download leaves only complete files, which the next one uses."""
         hub.fault(WEIGHTS, broken_off(6000))
@@ -387,6 +405,10 @@ class TestRefusals:
         for part in ("1,000,000,000,", "are free under", str(machine.cache), "HF_HOME"):
             assert part in message
         assert hub.downloads() == ["config.json"]
+
+    def test_a_cache_that_cannot_be_written(self, machine: Machine) -> None:
+        message = machine.refused("bart-base", HF_HOME="/proc/x")
+        assert "The cache, '/proc/x/hub', cannot be written" in message and "set HF_HOME" in message
 
     @pytest.mark.parametrize(
         ("name", "parts"),

@@ -43,26 +43,29 @@ def check_target(target: Path, *, overwrite: bool, replaceable: Collection[str],
         target = target.expanduser().resolve()
         exists = target.exists()
     except (OSError, RuntimeError, ValueError) as error:  # a long name, a loop of links, an unknown user, a null byte
-        raise TargetError(
-            f"{str(target)!r:.200} is not a valid path ({error}): choose another folder with -o."
-        ) from None
+        raise TargetError(f"{str(target)!r:.200} is not a valid path ({error}): choose another folder (-o).") from None
     if source is not None and exists and (target.samefile(source) or source.resolve().is_relative_to(target)):
-        raise TargetError(f"{target} is the source or contains it: choose another folder with -o.")
+        raise TargetError(f"{target} is the source or contains it: choose another folder (-o).")
     if exists and not target.is_dir():
-        raise TargetError(f"{target} is a file: choose another folder with -o.")
+        raise TargetError(f"{target} is a file: choose another folder (-o).")
     if exists and not overwrite:
-        raise TargetError(f"{target} exists: choose another folder with -o, or replace it with --overwrite.")
+        raise TargetError(
+            f"{target} exists: choose another folder (-o), or replace it with --overwrite (`overwrite=True`)."
+        )
     if exists:
         _check_replaceable(target, target, replaceable)
         if Path.cwd().is_relative_to(target) or os.path.ismount(target):
-            raise TargetError(
-                f"{target} holds the current directory, or is a mount point: choose another folder with -o."
-            )
+            raise TargetError(f"{target} holds the current directory, or is a mount point: choose another folder (-o).")
     parent = next(folder for folder in target.parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise TargetError(f"{parent} is not writable: choose a folder elsewhere with -o, or change its permissions.")
+    try:
+        with hidden_folder(parent):  # root may write everywhere, and yet not into /proc
+            pass
+    except OSError as error:
+        raise TargetError(
+            f"{parent} is not writable ({error.strerror}): choose a folder elsewhere (-o), or change its permissions."
+        ) from None
     if len(os.fsencode(target.name)) > 255:
-        raise TargetError(f"{target.name[:40]!r}... is longer than 255 bytes: choose another folder with -o.")
+        raise TargetError(f"{target.name[:40]!r}... is longer than 255 bytes: choose another folder (-o).")
     return target
 
 
@@ -71,11 +74,11 @@ def _check_replaceable(folder: Path, name: Path, replaceable: Collection[str]) -
     try:
         others = sorted(entry.name for entry in folder.iterdir() if entry.name not in replaceable)
     except OSError as error:
-        raise TargetError(f"{name} cannot be listed ({error.strerror}): choose another folder with -o.") from None
+        raise TargetError(f"{name} cannot be listed ({error.strerror}): choose another folder (-o).") from None
     if others:
         raise TargetError(
             f"{name} holds files that no conversion writes: {', '.join(map(repr, others[:5]))}"
-            f"{', ...' if len(others) > 5 else ''}. Choose another folder with -o, or remove them."
+            f"{', ...' if len(others) > 5 else ''}. Choose another folder (-o), or remove them."
         )
 
 
@@ -86,10 +89,10 @@ def check_space(folder: Path, wanted: int) -> None:
         TargetError: if it has not.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(existing).free
-    if wanted > free:
+    usage = shutil.disk_usage(existing)
+    if usage.total and wanted > usage.free:  # some network disks do not tell their size, and say 0
         raise TargetError(
-            f"{folder} needs {wanted:,} bytes, and {free:,} are free: free some space, or choose another disk."
+            f"{folder} needs {wanted:,} bytes, and {usage.free:,} are free: free some space, or choose another disk."
         )
 
 
@@ -110,7 +113,7 @@ def atomic_folder(target: Path, *, replaceable: Collection[str] | None = None) -
             partial = stack.enter_context(hidden_folder(target.parent))
         except OSError as error:
             raise TargetError(
-                f"{target} cannot be created ({error.strerror}): choose a folder elsewhere with -o."
+                f"{target} cannot be created ({error.strerror}): choose a folder elsewhere (-o)."
             ) from None
         try:
             yield partial
@@ -126,9 +129,7 @@ def atomic_folder(target: Path, *, replaceable: Collection[str] | None = None) -
             _publish(partial, target, replaceable)  # from here on, `partial` is the old folder, which is removed
             _sync(target.parent)
         except OSError as error:
-            raise TargetError(
-                f"{target} cannot be created ({error.strerror}): choose another folder with -o."
-            ) from error
+            raise TargetError(f"{target} cannot be created ({error.strerror}): choose another folder (-o).") from error
 
 
 @contextlib.contextmanager

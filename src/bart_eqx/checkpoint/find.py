@@ -31,7 +31,7 @@ def find(
     """
     subfolder = None if subfolder is None else PurePosixPath(subfolder).as_posix()  # drops a trailing slash
     if subfolder is not None and (PurePosixPath(subfolder).is_absolute() or ".." in PurePosixPath(subfolder).parts):
-        raise SourceNotFoundError(f"`subfolder` must be inside {source}. Got {subfolder!r}.")
+        raise SourceNotFoundError(f"`subfolder` must be inside {str(source)!r}. Got {subfolder!r}.")
     path = Path(source)
     try:
         path = path.expanduser()
@@ -45,11 +45,13 @@ def find(
         exists = True
     if exists:
         if revision is not None:
-            raise SourceNotFoundError(f"{path} is on this machine and has no revision {revision!r}: leave it out.")
+            raise SourceNotFoundError(
+                f"{str(path)!r} is on this machine and has no revision {revision!r}: leave it out."
+            )
         return _find_locally(path, subfolder, prefer)
     repository, url_revision, url_subfolder = parse_hub_name(str(source))
     if isinstance(source, Path) or _NOT_AN_ID.search(repository):
-        raise SourceNotFoundError(f"There is no folder {path}: check its spelling and the current directory.")
+        raise SourceNotFoundError(f"There is no folder {str(path)!r}: check its spelling and the current directory.")
     from .hub import download  # takes half a second to import, for which a local folder should not wait
 
     return download(ALIASES.get(repository, repository), revision or url_revision, subfolder or url_subfolder, prefer)
@@ -60,16 +62,16 @@ def _find_locally(path: Path, subfolder: str | None, prefer: Format | None) -> S
     if not path.is_dir():
         check_weights_name(path)
         if subfolder is not None:
-            raise SourceNotFoundError(f"{path} is a file, and has no subfolder {subfolder!r}.")
+            raise SourceNotFoundError(f"{str(path)!r} is a file, and has no subfolder {subfolder!r}.")
         folder, weights = path.parent, path
     elif subfolder is not None:
         folder = path / subfolder
         if not folder.is_dir():
-            raise SourceNotFoundError(f"{path} has no folder {subfolder!r}.")
+            raise SourceNotFoundError(f"{str(path)!r} has no folder {subfolder!r}.")
     try:
         names = _names(folder)
     except OSError as error:
-        raise AccessError(f"{folder} cannot be read ({error.strerror}): check its permissions.") from None
+        raise AccessError(f"{str(folder)!r} cannot be read ({error.strerror}): check its permissions.") from None
     weights = folder / main_file(names, str(folder), folder.joinpath, prefer) if weights is None else weights
     return Source(path.resolve().name, folder, weights, subfolder=subfolder)
 

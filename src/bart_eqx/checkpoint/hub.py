@@ -1,5 +1,6 @@
 """Downloading from the Hugging Face Hub into its client's cache: the files that are needed, all of one commit."""
 
+import errno
 import logging
 import os
 import shutil
@@ -13,7 +14,7 @@ from huggingface_hub import constants, errors
 
 from .errors import AccessError, DownloadError, SourceNotFoundError, TargetError
 from .formats.shards import WEIGHT_FILES, Format, main_file, refuse_unreadable, shard_names
-from .source import Source, suggestion
+from .source import Source, guess, suggestion
 from .tokenizer import TOKENIZER_FILES
 
 
@@ -40,7 +41,7 @@ def download(repository: str, revision: str | None, subfolder: str | None, prefe
         SourceNotFoundError: if there is no such repository or revision, or it has no weights.
         AccessError: if it is gated, disabled or private.
         DownloadError: if the Hub is unreachable or its answer invalid, and the cache is incomplete.
-        TargetError: if the cache's disk has too little space.
+        TargetError: if the cache cannot be written, or its disk has too little space.
         UnsupportedCheckpointError: if it has weights only in formats that are not read here.
     """
     where = f"{repository}/{subfolder}" if subfolder else repository
@@ -130,7 +131,8 @@ def _cached(repository: str, revision: str | None, config: str, reason: Exceptio
     if not isinstance(file, str):
         raise DownloadError(
             f"{repository!r}{_of(revision)} is not in the local cache, {constants.HF_HUB_CACHE}, and the Hub at "
-            f"{constants.ENDPOINT} is unreachable ({_short(reason)}). Check HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME."
+            f"{constants.ENDPOINT} is unreachable ({_short(reason)}). Check HF_HUB_OFFLINE, HF_ENDPOINT and HF_HOME. "
+            f"{guess(repository)}".rstrip()
         ) from None
     snapshot = Path(file).parents[config.count("/")]
     if not constants.HF_HUB_OFFLINE:
@@ -142,10 +144,10 @@ def _cached(repository: str, revision: str | None, config: str, reason: Exceptio
 def _check_space(sizes: dict[str, int]) -> None:
     cache = Path(constants.HF_HUB_CACHE)
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free, wanted = shutil.disk_usage(existing).free, sum(sizes.values())
-    if wanted > free:
+    usage, wanted = shutil.disk_usage(existing), sum(sizes.values())
+    if usage.total and wanted > usage.free:  # some network disks do not tell their size, and say 0
         raise TargetError(
-            f"The download needs {wanted:,} bytes, and {free:,} are free under {cache}: free some space, or set "
+            f"The download needs {wanted:,} bytes, and {usage.free:,} are free under {cache}: free some space, or set "
             "HF_HOME to a folder on another disk."
         )
 
@@ -183,6 +185,11 @@ def _explained(repository: str, revision: str | None) -> Iterator[None]:
     except errors.EntryNotFoundError as error:
         raise DownloadError(f"{repository!r} lists a file that is not on the Hub ({_short(error)}).") from None
     except _NETWORK as error:
+        if isinstance(error, OSError) and (error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+            raise TargetError(
+                f"The cache, {constants.HF_HUB_CACHE!r}, cannot be written ({error.strerror}): set HF_HOME to a folder "
+                "that you may write to and that has space."
+            ) from None
         raise DownloadError(
             f"The download of {repository!r}{_of(revision)} failed ({_short(error)}). Run it again: complete "
             "files are in the cache."

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import re
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -71,8 +72,26 @@ def repository_of(source: str) -> str:
 
 
 def suggestion(repository: str) -> str:
-    """A sentence for an error message: which aliases are close to this name."""
+    """A sentence for an error message about a name that the Hub does not know: which short names are close to it."""
     if repository in ALIASES.values():
         return "Is it spelt so on the Hub?"
-    near = difflib.get_close_matches(repository.rpartition("/")[2], ALIASES, 3, 0.75)
+    near = _near(repository.rpartition("/")[2], [DEMO, *ALIASES], 0.75)
     return f"Did you mean {' or '.join(near)}?" if near else f"Short names are: {', '.join(sorted(ALIASES))}."
+
+
+def guess(repository: str) -> str:
+    """A sentence for an error message about a name that the Hub was not asked for, and that may be right; or nothing.
+
+    A name without an owner must be a short name or a folder.
+    """
+    if repository in ALIASES.values():
+        return ""
+    if "/" not in repository:
+        return f"There is no folder {repository!r} either. {suggestion(repository)}"
+    near = _near(repository, list(ALIASES.values()), 0.9)
+    return f"Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _near(name: str, names: Sequence[str], cutoff: float) -> list[str]:
+    lower = {other.lower(): other for other in names}
+    return [lower[close] for close in difflib.get_close_matches(name.lower(), lower, 3, cutoff)]

@@ -1,9 +1,7 @@
 """`python -m bart_eqx.convert`."""
 
-import sys
-
-from .command import main
+from ..process import run
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run("bart_eqx.convert.command")

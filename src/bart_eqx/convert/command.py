@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import get_args
 
-from ..checkpoint.errors import CheckpointError
+from ..checkpoint.errors import CheckpointError, printable
 from ..checkpoint.formats.shards import Format
 from ..checkpoint.source import ALIASES, DEMO
 from ..checkpoint.write import Layout
@@ -40,12 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
         if options.verify is not None:
             from .verify import verify  # imports JAX
 
-            done = verify(options.verify.expanduser(), ignore=options.ignore)
+            done, target = verify(options.verify.expanduser(), ignore=options.ignore), None
         else:
             _keep_freed_memory()
+            target = (options.output or default_target(options.source)).expanduser()
             done = convert(
                 options.source,
-                options.output or default_target(options.source),
+                target,
                 revision=options.revision,
                 subfolder=options.subfolder,
                 prefer=options.prefer,
@@ -59,9 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted: the target is unchanged, or complete if it was just renamed.", file=sys.stderr)
+        unchanged = ": the target is unchanged, or complete if it was just renamed" if options.verify is None else ""
+        print(f"interrupted{unchanged}.", file=sys.stderr)
         return 130
-    print(done.to_json() if options.json else done, end="" if options.json else "\n")
+    print(done.to_json() if options.json else f"{done}\n", end="")
+    if target is not None:
+        print(f"folder      {printable(str(target.resolve()))}", file=sys.stderr if options.json else sys.stdout)
     return 0
 
 
@@ -87,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FIELD",
         help="accept and keep an unknown field of config.json or generation_config.json; may be repeated",
     )
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument("--json", action="store_true", help="print the record as JSON, with the hashes")
     parser.add_argument("--verify", type=Path, metavar="FOLDER", help="check a folder instead of converting")
     return parser
 

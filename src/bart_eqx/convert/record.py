@@ -76,7 +76,7 @@ class Conversion:
             ("missing", ", ".join(self.missing) + " (zero)" if self.missing else "none"),
             ("unexpected", ", ".join(self.unexpected) + " (dropped)" if self.unexpected else "none"),
             *([("ignored", ", ".join(self.ignored) + " (kept)")] if self.ignored else []),
-            *[("written", f"{name} ({_bytes(f['size'])}), blake3 {f['blake3']}") for name, f in self.written.items()],
+            ("written", ", ".join(f"{name} ({_bytes(f['size'])})" for name, f in self.written.items())),
             *[("warning", warning) for warning in self.warnings],
         ]
         return "\n".join(f"{label:11} {text}" for label, text in rows)
@@ -92,8 +92,8 @@ class Conversion:
                 "",
                 f"# {self.source}, for JAX and Equinox",
                 "",
-                f"A `{self.model}` of {self.parameters:,} parameters ({self.dtype}), converted by",
-                f"[bart_eqx](https://pypi.org/project/bart-eqx/) {self.bart_eqx}:",
+                f"A `{self.model}` of {self.parameters:,} parameters ({self.dtype}), converted by bart_eqx "
+                f"{self.bart_eqx}:",
                 "",
                 "```python",
                 "import bart_eqx",
@@ -101,7 +101,8 @@ class Conversion:
                 'model = bart_eqx.from_pretrained("this folder")',
                 "```",
                 "",
-                f"transformers loads it too. `python -m bart_eqx.convert --verify` compares it with `{RECORD}`.",
+                f"transformers loads it too. `{RECORD}` has the hash of each file: in this folder,",
+                "`python -m bart_eqx.convert --verify .` compares them.",
                 "",
                 "```",
                 str(self),

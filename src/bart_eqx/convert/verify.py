@@ -71,7 +71,7 @@ def verify(folder: Path, *, ignore: Collection[str] = ()) -> Verification:
             otherwise as `from_pretrained`.
     """
     if not folder.is_dir():
-        raise SourceNotFoundError(f"There is no folder {folder}: check its spelling and the current directory.")
+        raise SourceNotFoundError(f"There is no folder {str(folder)!r}: check its spelling and the current directory.")
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     hashes = _checked_by_record(folder, names) if RECORD in names else _checked_by_cache(folder, names)
 
@@ -80,7 +80,7 @@ def verify(folder: Path, *, ignore: Collection[str] = ()) -> Verification:
     ids = np.append(np.arange(min(7, config.vocab_size, config.max_position_embeddings - 1)), config.eos_token_id)
     output = np.asarray(getattr(model(ids), ARCHITECTURES[type(model).__name__].output), np.float32)
     if not np.isfinite(output).all():
-        raise VerificationError(f"{folder}: the model's output for token ids {ids.tolist()} must be finite.")
+        raise VerificationError(f"{str(folder)!r}: the model's output for token ids {ids.tolist()} must be finite.")
     return Verification(
         folder=str(folder),
         model=type(model).__name__,
@@ -95,7 +95,7 @@ def _checked_by_record(folder: Path, names: list[str]) -> list[str]:
     written = read_record(folder / RECORD)["written"]
     for name, expected in written.items():
         if name not in names:
-            raise VerificationError(f"{folder} has no {name}, which {RECORD} lists: convert again.")
+            raise VerificationError(f"{str(folder)!r} has no {name}, which {RECORD} lists: convert again.")
         size = checked_size(folder / name)
         if size != expected["size"]:
             raise VerificationError(f"{folder / name} has {size:,} bytes, and was written with {expected['size']:,}.")
@@ -104,7 +104,9 @@ def _checked_by_record(folder: Path, names: list[str]) -> list[str]:
                 f"{folder / name} has the BLAKE3 hash {found}, and was written with {expected['blake3']}."
             )
     if added := [name for name in names if name in WEIGHT_FILES and name not in written]:
-        raise VerificationError(f"{folder} has weights that {RECORD} does not list, {', '.join(added)}: remove them.")
+        raise VerificationError(
+            f"{str(folder)!r} has weights that {RECORD} does not list, {', '.join(added)}: remove them."
+        )
     return sorted(written)
 
 

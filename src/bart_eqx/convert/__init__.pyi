@@ -1,0 +1,2 @@
+from .command import main as main
+from .conversion import convert as convert

@@ -1,0 +1,48 @@
+"""A command as a process: Ctrl-C, a closed pipe and a full disk end it with one line and a status, not a traceback."""
+
+import contextlib
+import importlib
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+
+INTERRUPTED, CLOSED_PIPE = 130, 141  # as shells report a process that SIGINT or SIGPIPE ended
+
+
+def run(module: str) -> NoReturn:
+    """Import a command, run it, and exit with its status: 130 after Ctrl-C, 141 if nobody reads its output any more.
+
+    Importing may take seconds, and nothing is written then. Ctrl-C ends the process at once: an exception could come
+    out of the import system's own callbacks, which print it and go on.
+
+    Args:
+        module: The command's module. Its `main` returns the exit status.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # otherwise ignored, as a shell does for what it runs in the background
+        signal.signal(signal.SIGINT, _exit)
+    main = importlib.import_module(module).main
+    signal.signal(signal.SIGINT, before)
+    try:
+        try:
+            status = main()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # otherwise at exit, where an error cannot be caught
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        status = INTERRUPTED
+    except BrokenPipeError:
+        status = CLOSED_PIPE
+        # What is still in the buffer is flushed at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(status)
+
+
+def _exit(*_: Any) -> None:
+    with contextlib.suppress(OSError):  # stderr is closed
+        os.write(2, b"interrupted: nothing was written.\n")
+    os._exit(INTERRUPTED)
