@@ -1,13 +1,14 @@
-# Each target makes the environment that it needs. PYTHON chooses the interpreter.
+# Each target creates the environment it needs. PYTHON selects the interpreter.
 PYTHON ?= python3
 VENV := .venv
 ORACLE := .venv-oracle
 PIP_FLAGS := --quiet --disable-pip-version-check
-# What one test worker has compiled serves the other, and the next run.
+# Test workers share compiled programs with each other and with the next run.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
-# Programs of tiny models run for milliseconds and compile for seconds; the slow tests and the oracle optimise as users do.
+# Tiny models run in milliseconds and compile in seconds, so `make test` skips most optimisations. The slow tests and the
+# oracle compile as users do.
 QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1
 
 .PHONY: demo test test-slow oracle test-oracle references accelerator lint format types docs clean
@@ -15,20 +16,20 @@ QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1
 demo: $(VENV)/.ready  ## Convert the shipped Flax checkpoint and spell numbers: make demo NUMBERS="40217 7"
 	$(VENV)/bin/python -m bart_eqx.demo $(NUMBERS)
 
-test: $(VENV)/.ready  ## The tests, against stored references
+test: $(VENV)/.ready  ## Run the tests, which compare with stored references
 	$(CACHE) $(QUICK) $(VENV)/bin/python -m pytest -n auto -m "not oracle and not slow"
 
-test-slow: $(VENV)/.ready  ## The tests that compile much: every stored case of generation, and a model of full size
+test-slow: $(VENV)/.ready  ## Run the slow tests: every stored case of generation, and a full-size model
 	$(CACHE) $(VENV)/bin/python -m pytest -n auto -m "slow and not oracle"
 
-test-oracle: $(ORACLE)/.ready  ## The live comparisons with Hugging Face's Flax
+test-oracle: $(ORACLE)/.ready  ## Compare live with Hugging Face's Flax
 	$(CACHE) $(ORACLE)/bin/python -m pytest -n auto -m oracle tests/oracle
 
-references: $(ORACLE)/.ready  ## Make the stored references of the tests anew
+references: $(ORACLE)/.ready  ## Regenerate the stored references of the tests
 	$(ORACLE)/bin/python scripts/make_references.py
 
-# Not in the project's environment: PYTHON is one whose JAX knows the accelerator (benchmarks/README.md).
-accelerator:  ## Parity and speed on this machine's accelerator; small on a CPU
+# Runs outside the project's environment: PYTHON needs a JAX that supports the accelerator (benchmarks/README.md).
+accelerator:  ## Check parity and speed on this machine's accelerator; on a CPU, with a small model
 	PYTHONPATH=$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/accelerator.py $(ARGUMENTS)
 
 lint: $(VENV)/.ready
