@@ -358,7 +358,7 @@ def test_refused(change: Change, error: type, message: str, tmp_path: Path, caps
     ("source", "error", "message"),
     [
         ("3: C:\\models\\bart", S, "There is no folder"),
-        ("./nowhere", S, "There is no folder nowhere"),
+        ("./nowhere", S, "There is no folder 'nowhere'"),
         ("~/nowhere/at/all", S, "There is no folder .*nowhere/at/all"),
         ("https://example.com/bart", S, "There is no folder"),
         ("x" * 5000, S, "is not a valid path|neither a folder nor the id"),

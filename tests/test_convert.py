@@ -113,6 +113,25 @@ class TestTheProcess:
         assert status == 141 and printed.replace(f"folder      {target}\n", "") == ""
         assert verify(target).parameters == 849_639
 
+    @pytest.mark.parametrize("writes", [False, True])
+    def test_ctrl_c_in_a_callback(self, writes: bool, tmp_path: Path) -> None:
+        """As JAX's at a garbage collection: Python prints an exception and goes on, and the interrupt is lost."""
+        (tmp_path / "a_command.py").write_text(
+            "import gc, os, signal\nfrom bart_eqx.process import raise_interrupts\n"
+            "def callback(*_):\n    os.kill(os.getpid(), signal.SIGINT)\n    for _ in range(9): pass\n"
+            f"def main():\n    {'raise_interrupts()' if writes else 'pass'}\n"
+            "    gc.callbacks.append(callback)\n    gc.collect()\n    return 0\n"
+        )
+        command = [sys.executable, "-c", _STARTED, "DFL", sys.executable, "-B", "-c"]
+        path = os.pathsep.join([str(tmp_path), *sys.path])
+        done = subprocess.run(
+            [*command, "from bart_eqx.process import run; run('a_command')"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        assert (done.returncode == 130 and "Traceback" not in done.stderr) != writes
+
     def with_a_closed_pipe(self, *command: str, **settings: str) -> tuple[int, str]:
         reading, writing = os.pipe()
         os.close(reading)

@@ -11,6 +11,7 @@ from ..checkpoint.errors import CheckpointError, printable
 from ..checkpoint.formats.shards import Format
 from ..checkpoint.source import ALIASES, DEMO
 from ..checkpoint.write import Layout
+from ..process import raise_interrupts
 from .conversion import Dtype, convert, default_target
 
 
@@ -42,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
             done, target = verify(options.verify.expanduser(), ignore=options.ignore), None
         else:
+            raise_interrupts()
             _keep_freed_memory()
             target = (options.output or default_target(options.source)).expanduser()
             done = convert(

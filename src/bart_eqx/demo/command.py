@@ -11,6 +11,7 @@ from .. import BartForConditionalGeneration, from_pretrained, generate
 from ..checkpoint.errors import CheckpointError
 from ..checkpoint.pytree import to_numpy
 from ..convert import convert
+from ..process import raise_interrupts
 
 
 LIMIT = 1_000_000
@@ -63,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         "999999",
     ]
 
+    raise_interrupts()
     print("Converting a Hugging Face Flax checkpoint:")
     try:
         print(convert("demo", options.output, overwrite=True))
