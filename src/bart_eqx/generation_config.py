@@ -245,6 +245,9 @@ class GenerationConfig:
                 options[by_new] = None
             elif options.get(by_new) is not None:
                 options[by_length] = getattr(GenerationConfig, by_length)
+        for name, value in options.items():
+            if value is not None and (fault := _fault_of_type(name, value)) is not None:
+                raise TypeError(fault)
         unusable = {n: value for n, value in self._unusable().items() if n not in given | options.keys()}
         may_be_none = {f.name for f in dataclasses.fields(self) if f.default is None} | {"top_k"}
         options = {name: value for name, value in options.items() if value is not None or name in may_be_none}
@@ -260,7 +263,7 @@ class GenerationConfig:
         idle = unread(settings) & unusable.keys()
         read = {name: value for name, value in unusable.items() if name not in idle}
         reasons = {name: reason for name, value in read.items() if (reason := _refusal(name, value)) is not None}
-        if read and not reasons and all(_is_of_type(name, value) for name, value in options.items()):
+        if read and not reasons:
             settings |= {name: getattr(self, name) for name in idle}
             reasons = {name: reason for name, reason in faults(settings) if name in read}
         if reasons:
@@ -286,18 +289,18 @@ def _refusal(name: str, value: Any) -> str | None:
         return f"`{name}={value!r:.60}` is not implemented: {REFUSED[name]}."
     if name not in _TYPES:
         return f"{_quoted(name)} is not a setting that is known here. Got {value!r:.60}."
-    if not _is_of_type(name, value):
-        kind = getattr(_TYPES[name], "__name__", None) or str(_TYPES[name]).replace("typing.", "")
-        return f"`{name}` must be {kind}. Got {value!r:.60}."
-    return None
+    return _fault_of_type(name, value)
 
 
 def _quoted(name: str) -> str:
     return f"`{name:.80}`" if name.isprintable() else ascii(name)[:80]  # it may hold terminal commands
 
 
-def _is_of_type(name: str, value: Any) -> bool:
-    return is_bearable(value, _TYPES[name], conf=CONF)
+def _fault_of_type(name: str, value: Any) -> str | None:
+    if is_bearable(value, _TYPES[name], conf=CONF):
+        return None
+    kind = getattr(_TYPES[name], "__name__", None) or str(_TYPES[name])
+    return f"`{name}` must be {kind.replace('collections.abc.', '').replace('typing.', '')}. Got {value!r:.60}."
 
 
 def _as_json(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

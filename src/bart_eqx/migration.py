@@ -4,10 +4,7 @@
 """
 
 import dataclasses
-import functools
-import inspect
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 
 _CONFIG = "give `config=dataclasses.replace(config, ...)`, with the `config` of the loaded model"
@@ -62,28 +59,6 @@ ARGUMENTS = {
     "use_cache": "`decode` uses the cache that it is given",
 }
 """Arguments of transformers' models, and of loading and saving them."""
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def explains_arguments(function: Function) -> Function:
-    """Decorator: an argument of transformers that `function` does not have is a `TypeError` that says what to write. So
-    are more arguments by position than it has, which in transformers often come in another order."""
-    parameters = inspect.signature(function).parameters
-    by_name = [name for name, parameter in parameters.items() if parameter.kind == parameter.KEYWORD_ONLY]
-    by_position = [name for name in parameters if name not in by_name]
-
-    @functools.wraps(function)
-    def explained(*args: Any, **kwargs: Any) -> Any:
-        for name in kwargs:
-            if name not in parameters and name in ARGUMENTS:
-                raise TypeError(f"`{name}` is an argument of transformers. Here, {ARGUMENTS[name]}.")
-        if len(args) > len(by_position):
-            positional, named = (", ".join(f"`{n}`" for n in names if n != "self") for names in (by_position, by_name))
-            raise TypeError(f"`{function.__name__}` takes by position only {positional}, and by name {named}.")
-        return function(*args, **kwargs)
-
-    return explained  # pyright: ignore[reportReturnType]
 
 
 class Elsewhere:

@@ -7,15 +7,13 @@ from typing import Any, overload
 
 import equinox as eqx
 import numpy as np
-from beartype import beartype
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
 from ..config import BartConfig
 from ..generation_config import GenerationConfig
-from ..lazy_beartype import CONF
-from ..migration import explains_arguments
 from ..model.language_model import AbstractLanguageModel
+from ..model.signature import one_sentence_errors
 from .errors import CheckpointError
 from .fill import fill
 from .find import find
@@ -67,8 +65,7 @@ def from_pretrained(
 ) -> Model: ...
 
 
-@explains_arguments
-@beartype(conf=CONF)
+@one_sentence_errors
 def from_pretrained(
     source: str | Path,
     cls: type[eqx.Module] | None = None,
@@ -179,7 +176,7 @@ def _settings(cls: type[eqx.Module], generation_config: GenerationConfig | None)
     return {"generation_config": generation_config}
 
 
-@beartype(conf=CONF)
+@one_sentence_errors
 def from_flax(
     params: Mapping[str, Any],
     config: BartConfig,

@@ -4,12 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from beartype import beartype
-
-from ..lazy_beartype import CONF
-from ..migration import explains_arguments
 from ..model.language_model import AbstractLanguageModel
 from ..model.quantized import is_quantized
+from ..model.signature import one_sentence_errors
 from .atomic_folder import atomic_folder, hidden_folder
 from .errors import CheckpointError, TargetError
 from .formats.nested import unflatten
@@ -19,8 +16,7 @@ from .pytree import AnyBart, builder, lazy_parameters, named_parameters, own_tab
 from .write import RECORD, WEIGHTS, Layout, arrange, config_fields, write_json, write_weights
 
 
-@explains_arguments
-@beartype(conf=CONF)
+@one_sentence_errors
 def save_pretrained(model: AnyBart, folder: str | Path, *, to: Layout = "safetensors") -> None:
     """Write a model as a folder that transformers and `from_pretrained` load.
 

@@ -1,8 +1,6 @@
 """Checks of a call before its search: types, options that contradict each other, token ids, shapes, lengths."""
 
 import dataclasses
-import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +12,10 @@ from jaxtyping import Float
 
 from ..generation_config import GenerationConfig
 from ..generation_options import BEAMS, SAMPLING
+from ..model.checks import warn_at_caller
 from ..model.language_model import AbstractLanguageModel
 from ..model.outputs import BaseModelOutput
+from ..model.signature import described
 from ..typing import Array, HostArray
 from .request import Request, Semantics
 
@@ -53,7 +53,7 @@ def check_arguments(request: Request) -> None:
     if not isinstance(request.model, AbstractLanguageModel):
         raise TypeError(
             "`model` must be a language model, as BartForConditionalGeneration, BartForCausalLM or another "
-            f"AbstractLanguageModel. Got {_described(request.model)}."
+            f"AbstractLanguageModel. Got {described(request.model)}."
         )
     if request.reads_features:
         _check_array("input_ids", request.input_ids, "floats [*batch, rows, columns]", jnp.floating, ndim=2)
@@ -70,25 +70,25 @@ def check_arguments(request: Request) -> None:
     outputs = request.encoder_outputs
     if outputs is not None:
         if not isinstance(outputs, BaseModelOutput):
-            raise TypeError(f"`encoder_outputs` must be what `model.encode` returns. Got {_described(outputs)}.")
+            raise TypeError(f"`encoder_outputs` must be what `model.encode` returns. Got {described(outputs)}.")
         name = "encoder_outputs.last_hidden_state"
         _check_array(name, outputs.last_hidden_state, "floats [*batch, src, dim]", jnp.floating, ndim=2)
     if not isinstance(request.generation_config, GenerationConfig | None):
-        kind = _described(request.generation_config)
+        kind = described(request.generation_config)
         raise TypeError(
             f"`generation_config` must be a GenerationConfig, as GenerationConfig.from_dict makes one. Got {kind}."
         )
     if request.semantics not in ("pytorch", "flax"):
-        raise ValueError(f'`semantics` must be "pytorch" or "flax". Got {request.semantics!r}.')
+        raise ValueError(f'`semantics` must be "pytorch" or "flax". Got {request.semantics!r:.80}.')
     custom = request.logits_processor
     if not isinstance(custom, Sequence) or not all(map(callable, custom)):
-        raise TypeError(f"`logits_processor` must be a list of functions. Got {_described(custom)}.")
+        raise TypeError(f"`logits_processor` must be a list of functions. Got {described(custom)}.")
     multiple = request.pad_to_multiple_of
     if multiple is not None and (not isinstance(multiple, int) or multiple < 1):
-        raise ValueError(f"`pad_to_multiple_of` must be at least 1. Got {multiple}.")
+        raise ValueError(f"`pad_to_multiple_of` must be at least 1. Got {multiple!r:.80}.")
     key = request.key
     if key is not None and not (isinstance(key, Array) and _is_key(key)):
-        raise TypeError(f"`key` must be one JAX key, as from jax.random.key(0). Got {_described(key)}.")
+        raise TypeError(f"`key` must be one JAX key, as from jax.random.key(0). Got {described(key)}.")
 
 
 def _check_mask(name: str, mask: Any, ids_name: str = "", ids: Any = None) -> None:
@@ -103,22 +103,16 @@ def _check_array(name: str, value: Any, wanted: str, *dtypes: Any, ndim: int = 1
         return
     if not isinstance(value, (Array, np.ndarray)):
         raise TypeError(
-            f"`{name}` must be a NumPy or JAX array of {wanted}. Got {_described(value)}; numpy.asarray converts it."
+            f"`{name}` must be a NumPy or JAX array of {wanted}. Got {described(value)}; numpy.asarray converts it."
         )
     if not any(jnp.issubdtype(value.dtype, dtype) for dtype in dtypes) or value.ndim < ndim:
-        raise TypeError(f"`{name}` must be an array of {wanted}. Got {_described(value)}.")
+        raise TypeError(f"`{name}` must be an array of {wanted}. Got {described(value)}.")
 
 
 def _is_key(key: Array) -> bool:
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return key.shape == ()
     return key.dtype == np.uint32 and key.shape == (2,)
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, (Array, np.ndarray)):
-        return f"{value.dtype}{list(value.shape)}"
-    return type(value).__name__
 
 
 def split_traced(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Float[Array, ""]]]:
@@ -135,7 +129,7 @@ def split_traced(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, 
         )
     for name, value in traced.items():
         if value.shape != ():
-            raise ValueError(f"`{name}` must be a single number. Got {_described(value)}.")
+            raise ValueError(f"`{name}` must be a single number. Got {described(value)}.")
     plain = {name: _TRACEABLE[name] if name in traced else value for name, value in options.items()}
     return plain, {name: jnp.asarray(value, jnp.float32) for name, value in traced.items()}
 
@@ -161,13 +155,13 @@ def check_options(
     default = GenerationConfig()
     for name, needs in idle:
         if options.get(name) is not None and options[name] != getattr(default, name):
-            _warn(f"`{name}={options[name]!r}` has no effect without `{needs}`.")
+            warn_at_caller(f"`{name}={options[name]!r}` has no effect without `{needs}`.")
     if has_key and not config.do_sample:
-        _warn("`key` has no effect without `do_sample=True`.")
+        warn_at_caller("`key` has no effect without `do_sample=True`.")
     unread = "decoder_start_token_id" if decoder_alone else "bos_token_id"
     if options.get(unread) is not None:
         kind = "a decoder alone" if decoder_alone else "an encoder-decoder"
-        _warn(f"`{unread}={options[unread]!r}` has no effect on {kind}.")
+        warn_at_caller(f"`{unread}={options[unread]!r}` has no effect on {kind}.")
     if semantics == "flax":
         names = {field.name for field in dataclasses.fields(config)} - _FLAX_READS
         unread = sorted(name for name in names if getattr(config, name) != getattr(default, name))
@@ -180,14 +174,6 @@ def check_options(
             raise ValueError('`semantics="flax"` draws one sequence per row, without beams. Use the default semantics.')
         if len(config.eos_token_ids) != 1:
             raise ValueError(f'`semantics="flax"` needs exactly one `eos_token_id`. Got {config.eos_token_ids}.')
-
-
-def _warn(message: str) -> None:
-    """Warn at the line that called this package."""
-    level, frame = 1, sys._getframe()
-    while frame is not None and frame.f_globals["__name__"].split(".")[0] in ("bart_eqx", "jaxtyping"):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
 
 
 def _flat(tokens: Any) -> list[int]:
@@ -209,7 +195,7 @@ def check_vocabulary(config: GenerationConfig, vocab_size: int) -> None:
 
 def check_tokens(name: str, tokens: Sequence[int], vocab_size: int) -> None:
     if outside := [token for token in tokens if not 0 <= token < vocab_size]:
-        raise ValueError(f"`{name}` has {outside}, but the model's tokens are 0 to {vocab_size - 1}.")
+        raise ValueError(f"`{name}` has {outside!s:.80}, but the model's tokens are 0 to {vocab_size - 1}.")
 
 
 def check_shapes(

@@ -9,7 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Integer, PRNGKeyArray
 
 from ..config import BartConfig
-from ..migration import TransformersModel, explains_arguments
+from ..migration import TransformersModel
 from ..typing import Dim, HostArray, Mask
 from .cache import DecoderCache
 from .checks import check_token_ids
@@ -18,6 +18,7 @@ from .embeddings import AbstractEmbedding, Embedding
 from .encoder import BartEncoder
 from .masks import shift_tokens_right
 from .outputs import BaseModelOutput, BaseModelOutputWithCrossAttentions, Seq2SeqModelOutput
+from .signature import one_sentence_errors
 
 
 class BartModel(eqx.Module, TransformersModel):
@@ -37,6 +38,7 @@ class BartModel(eqx.Module, TransformersModel):
     decoder: BartDecoder
     config: BartConfig = eqx.field(static=True)
 
+    @one_sentence_errors
     def __init__(self, config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
         """
         Args:
@@ -56,7 +58,7 @@ class BartModel(eqx.Module, TransformersModel):
     def _decoder_table(self) -> AbstractEmbedding:
         return self.shared if self.decoder.embed_tokens is None else self.decoder.embed_tokens
 
-    @explains_arguments
+    @one_sentence_errors
     def encode(
         self,
         input_ids: Integer[HostArray, "*batch src"],
@@ -92,7 +94,7 @@ class BartModel(eqx.Module, TransformersModel):
             key=key,
         )
 
-    @explains_arguments
+    @one_sentence_errors
     def init_cache(
         self,
         encoder_outputs: BaseModelOutput,
@@ -150,7 +152,7 @@ class BartModel(eqx.Module, TransformersModel):
         key: PRNGKeyArray | None = None,
     ) -> BaseModelOutputWithCrossAttentions: ...
 
-    @explains_arguments
+    @one_sentence_errors
     def decode(
         self,
         decoder_input_ids: Integer[HostArray, "*batch new"],
@@ -210,7 +212,7 @@ class BartModel(eqx.Module, TransformersModel):
         )
         return output if cache is None else (output, extended)
 
-    @explains_arguments
+    @one_sentence_errors
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch src"],

@@ -10,8 +10,8 @@ from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig
 from ..generation_config import GenerationConfig
-from ..migration import TransformersModel, explains_arguments
-from ..typing import Array, HostArray, Mask
+from ..migration import TransformersModel
+from ..typing import Array, Dim, HostArray, Mask
 from .cache import DecoderCache
 from .checks import check_token_ids
 from .decoder import BartDecoder
@@ -20,6 +20,7 @@ from .head import init_lm_head
 from .language_model import AbstractCausalLM
 from .layers import AbstractLinear
 from .outputs import CausalLMOutputWithCrossAttentions
+from .signature import one_sentence_errors
 
 
 class BartDecoderWrapper(eqx.Module):
@@ -41,6 +42,7 @@ class BartForCausalLM(AbstractCausalLM, TransformersModel):
     generation_config: GenerationConfig
     """A leaf of the PyTree that is not an array, as a function in `equinox.nn.MLP` is: `eqx.tree_at` replaces it."""
 
+    @one_sentence_errors
     def __init__(
         self,
         config: BartConfig,
@@ -72,16 +74,17 @@ class BartForCausalLM(AbstractCausalLM, TransformersModel):
         assert self.model.decoder.embed_tokens is not None
         return self.model.decoder.embed_tokens
 
+    @one_sentence_errors
     def lm_logits(self, states: Float[Array, "*batch tgt dim"]) -> Float[Array, "*batch tgt vocab"]:
         """The head: logits over the vocabulary from the last hidden states."""
         return self.embed_tokens.logits(states) if self.lm_head is None else self.lm_head(states)
 
-    @explains_arguments
+    @one_sentence_errors
     def init_cache(
         self,
         batch_size: int | None,
         *,
-        max_length: int,
+        max_length: Dim,
         encoder_hidden_states: Float[HostArray, "*batch src dim"] | None = None,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
     ) -> DecoderCache:
@@ -94,7 +97,7 @@ class BartForCausalLM(AbstractCausalLM, TransformersModel):
         states = None if encoder_hidden_states is None else jnp.asarray(encoder_hidden_states)
         return self.model.decoder.init_cache(self.embed_tokens, batch, max_length, states, encoder_attention_mask)
 
-    @explains_arguments
+    @one_sentence_errors
     def decode(
         self,
         decoder_input_ids: Integer[HostArray, "*batch new"],
@@ -145,7 +148,7 @@ class BartForCausalLM(AbstractCausalLM, TransformersModel):
         key: PRNGKeyArray | None = None,
     ) -> CausalLMOutputWithCrossAttentions: ...
 
-    @explains_arguments
+    @one_sentence_errors
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch new"],

@@ -5,6 +5,8 @@ too, at the price of a host callback in every call; it is read when a function i
 """
 
 import os
+import sys
+import warnings
 
 import equinox as eqx
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Bool, Float, Integer
 
-from ..typing import Array, HostArray
+from ..typing import Array, Dim, HostArray
 
 
 def is_known(values: object) -> bool:
@@ -63,6 +65,18 @@ def nan_unless(holds: Bool[Array, ""], x: Float[Array, "..."], message: str) -> 
     return jnp.where(holds, x, jnp.nan)
 
 
+def check_axes(what: str, axes: tuple[Dim, ...], other: str, other_axes: tuple[Dim, ...]) -> None:
+    """
+    Raises:
+        ValueError: if the axes differ. Symbolic ones, in `jax.export`, are not compared.
+    """
+    known = all(isinstance(size, int) for size in (*axes, *other_axes))
+    if len(axes) != len(other_axes) or (known and axes != other_axes):
+        raise ValueError(
+            f"{what} must have the batch axes of {other}, {list(other_axes)}. Got {list(axes)}; one sequence has none."
+        )
+
+
 def check_not_explicit(what: str, x: HostArray) -> None:
     """
     Raises:
@@ -75,3 +89,15 @@ def check_not_explicit(what: str, x: HostArray) -> None:
             f"over {axes}, of type Explicit. Make the mesh with `jax.make_mesh(shape, names, axis_types="
             "(jax.sharding.AxisType.Auto,) * len(names))`, or wrap the call in `jax.sharding.auto_axes`."
         )
+
+
+# Frames of these packages are not the caller's.
+_INTERNAL = ("bart_eqx", "beartype", "contextlib", "equinox", "jax", "jaxtyping")
+
+
+def warn_at_caller(message: str) -> None:
+    """Warn at the line that called this package, as Python shows it: once for each such line."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] in _INTERNAL:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

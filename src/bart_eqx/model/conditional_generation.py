@@ -11,7 +11,6 @@ from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig
 from ..generation_config import GenerationConfig
-from ..migration import explains_arguments
 from ..typing import Array, HostArray, Mask
 from .bart import BartModel
 from .cache import DecoderCache
@@ -24,6 +23,7 @@ from .outputs import (
     CausalLMOutputWithCrossAttentions,
     Seq2SeqLMOutput,
 )
+from .signature import one_sentence_errors
 
 
 class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
@@ -38,6 +38,7 @@ class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
     """A leaf of the PyTree that is not an array, as a function in `equinox.nn.MLP` is: `eqx.tree_at` replaces it."""
     source_ndim: ClassVar[int] = 1
 
+    @one_sentence_errors
     def __init__(
         self,
         config: BartConfig,
@@ -59,6 +60,7 @@ class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
         self.final_logits_bias = jnp.zeros((1, config.vocab_size), dtype)
         self.generation_config = generation_config or GenerationConfig.from_model_config(config)
 
+    @one_sentence_errors
     def lm_logits(self, states: Float[Array, "*batch tgt dim"]) -> Float[Array, "*batch tgt vocab"]:
         """The head: logits over the vocabulary from the decoder's last hidden states."""
         logits = self.model.shared.logits(states) if self.lm_head is None else self.lm_head(states)
@@ -92,7 +94,7 @@ class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
         key: PRNGKeyArray | None = None,
     ) -> CausalLMOutputWithCrossAttentions: ...
 
-    @explains_arguments
+    @one_sentence_errors
     def decode(
         self,
         decoder_input_ids: Integer[HostArray, "*batch new"],
@@ -132,7 +134,7 @@ class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
             cross_attentions=decoded.cross_attentions,
         )
 
-    @explains_arguments
+    @one_sentence_errors
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch src"],

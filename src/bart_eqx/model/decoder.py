@@ -20,11 +20,12 @@ from ..typing import Array, Dim, HostArray, Mask
 from .activations import ACTIVATION_FUNCTIONS
 from .attention import AbstractAttention, BartAttention, attend, project_kv
 from .cache import DecoderCache, KVCache
-from .checks import nan_unless
+from .checks import check_axes, nan_unless
 from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
 from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward
 from .masks import causal_mask, padding_mask
 from .outputs import BaseModelOutputWithCrossAttentions
+from .signature import one_sentence_errors
 
 
 class EncodedSource(eqx.Module):
@@ -248,6 +249,7 @@ class BartDecoder(eqx.Module):
             embed_scale=config.embed_scale,
         )
 
+    @one_sentence_errors
     def init_cache(
         self,
         embed_tokens: AbstractEmbedding,
@@ -268,8 +270,14 @@ class BartDecoder(eqx.Module):
             encoder_position_ids: The positions of the source's tokens, by default 0, 1, 2, ...
 
         Raises:
-            ValueError: if `max_length` is less than 1, or more than there are positions.
+            ValueError: if `max_length` is less than 1, or more than there are positions; if the source has other batch
+                axes than `batch`.
+            TypeError: if `max_length` is not a size.
         """
+        if isinstance(max_length, bool) or not (isinstance(max_length, int) or jax.export.is_symbolic_dim(max_length)):
+            raise TypeError(f"`max_length` must be an integer. Got {max_length!r:.80}.")
+        if encoder_hidden_states is not None:
+            check_axes("The source", encoder_hidden_states.shape[:-2], "the target", batch)
         positions = None if self.embed_positions is None else self.embed_positions.num_positions
         too_long = positions is not None and isinstance(max_length, int) and max_length > positions
         if too_long or (isinstance(max_length, int) and max_length < 1):
@@ -300,6 +308,7 @@ class BartDecoder(eqx.Module):
             position=jnp.zeros((), jnp.int32),
         )
 
+    @one_sentence_errors
     def __call__(
         self,
         inputs_embeds: Float[Array, "*batch new dim"],
@@ -324,10 +333,11 @@ class BartDecoder(eqx.Module):
             key: For dropout and LayerDrop, in training mode.
 
         Raises:
-            ValueError: if the tokens do not fit in the cache. Where `cache.position` is traced this cannot be seen; the
-                output, and all that the cache then holds, is NaN.
+            ValueError: if the tokens have other batch axes than the cache, or do not fit in it. Where `cache.position`
+                is traced this cannot be seen; the output, and all that the cache then holds, is NaN.
         """
         *batch, new, _ = inputs_embeds.shape
+        check_axes("The new tokens", tuple(batch), "the cache", cache.attention_mask.shape[:-1])
         cache.check_fits(new)
         slots = cache.position + jnp.arange(new, dtype=jnp.int32)
         if attention_mask is not None:

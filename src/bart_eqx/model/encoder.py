@@ -20,6 +20,7 @@ from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
 from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward
 from .masks import padding_mask
 from .outputs import BaseModelOutput
+from .signature import one_sentence_errors
 
 
 class AbstractEncoderLayer(eqx.Module):
@@ -141,6 +142,7 @@ class BartEncoder(eqx.Module):
             embed_scale=config.embed_scale,
         )
 
+    @one_sentence_errors
     def __call__(
         self,
         inputs_embeds: Float[Array, "*batch src dim"],

@@ -6,12 +6,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Integer, PRNGKeyArray
 
 from ..config import BartConfig
-from ..migration import TransformersModel, explains_arguments
-from ..typing import HostArray, Mask
+from ..migration import TransformersModel
+from ..typing import Dim, HostArray, Mask
 from .bart import BartModel
 from .cache import DecoderCache
 from .layers import Linear
 from .outputs import BaseModelOutput
+from .signature import one_sentence_errors
 
 
 class AbstractBartHead(eqx.Module, TransformersModel):
@@ -23,7 +24,7 @@ class AbstractBartHead(eqx.Module, TransformersModel):
     def config(self) -> BartConfig:
         return self.model.config
 
-    @explains_arguments
+    @one_sentence_errors
     def encode(
         self,
         input_ids: Integer[HostArray, "*batch src"],
@@ -44,13 +45,13 @@ class AbstractBartHead(eqx.Module, TransformersModel):
             key=key,
         )
 
-    @explains_arguments
+    @one_sentence_errors
     def init_cache(
         self,
         encoder_outputs: BaseModelOutput,
         encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
         *,
-        max_length: int,
+        max_length: Dim,
     ) -> DecoderCache:
         """[`BartModel.init_cache`][bart_eqx.BartModel.init_cache] of `model`."""
         return self.model.init_cache(encoder_outputs, encoder_attention_mask, max_length=max_length)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float, PRNGKeyArray, TypeCheckError
 
 from ..kernels.matmul import matmul
 from ..typing import Array
@@ -54,7 +54,11 @@ class Linear(AbstractLinear):
         self.weight = init_std * jr.normal(key, (out_dim, in_dim), dtype)
         self.bias = jnp.zeros(out_dim, dtype) if use_bias else None
 
-    def __call__(self, x: Float[Array, "*batch {self.weight.shape[1]}"]) -> Float[Array, "*batch out_dim"]:
+    def __call__(self, x: Float[Array, "*batch in_dim"]) -> Float[Array, "*batch out_dim"]:
+        if x.shape[-1] != self.weight.shape[1]:
+            raise TypeCheckError(
+                f"`x` must have the width of the weights, in_dim={self.weight.shape[1]}. Got {x.dtype}{list(x.shape)}."
+            )
         y = matmul(x, self.weight)
         return y if self.bias is None else y + self.bias
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Integer
 
 from ..typing import Array, HostArray, Mask
+from .signature import one_sentence_errors
 
 
 def padding_mask(attention_mask: Mask[HostArray, "*batch kv"] | None) -> Bool[Array, "*batch 1 1 kv"] | None:
@@ -16,6 +17,7 @@ def causal_mask(query_slots: Integer[Array, " q"], key_slots: Integer[Array, " k
     return key_slots <= query_slots[:, None]
 
 
+@one_sentence_errors
 def shift_tokens_right(
     input_ids: Integer[HostArray, "*batch seq"], pad_token_id: int, decoder_start_token_id: int
 ) -> Integer[Array, "*batch seq"]:

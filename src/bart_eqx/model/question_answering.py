@@ -6,12 +6,12 @@ from jax.typing import DTypeLike
 from jaxtyping import Integer, PRNGKeyArray
 
 from ..config import BartConfig
-from ..migration import explains_arguments
 from ..typing import HostArray, Mask
 from .bart import BartModel
 from .head import AbstractBartHead
 from .layers import AbstractLinear, Linear
 from .outputs import Seq2SeqQuestionAnsweringModelOutput
+from .signature import one_sentence_errors
 
 
 class BartForQuestionAnswering(AbstractBartHead):
@@ -20,6 +20,7 @@ class BartForQuestionAnswering(AbstractBartHead):
     model: BartModel
     qa_outputs: AbstractLinear
 
+    @one_sentence_errors
     def __init__(self, config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
         """
         Args:
@@ -36,7 +37,7 @@ class BartForQuestionAnswering(AbstractBartHead):
         """[`BartModel.decode`][bart_eqx.BartModel.decode] of `model`: states, not spans."""
         return self.model.decode
 
-    @explains_arguments
+    @one_sentence_errors
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch src"],

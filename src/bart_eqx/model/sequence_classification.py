@@ -8,13 +8,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig
-from ..migration import explains_arguments
 from ..typing import Array, HostArray, Mask
 from .bart import BartModel
 from .checks import is_known
 from .head import AbstractBartHead
 from .layers import AbstractLinear, Linear
 from .outputs import Seq2SeqSequenceClassifierOutput
+from .signature import one_sentence_errors
 
 
 class BartClassificationHead(eqx.Module):
@@ -67,6 +67,7 @@ class BartForSequenceClassification(AbstractBartHead):
     model: BartModel
     classification_head: BartClassificationHead
 
+    @one_sentence_errors
     def __init__(self, config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
         """
         Args:
@@ -109,7 +110,7 @@ class BartForSequenceClassification(AbstractBartHead):
         last = jnp.max(jnp.where(is_eos, jnp.arange(length), -1), axis=-1)
         return jnp.where(last < 0, length, last)
 
-    @explains_arguments
+    @one_sentence_errors
     def __call__(
         self,
         input_ids: Integer[HostArray, "*batch src"],

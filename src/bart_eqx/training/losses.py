@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from ..model.checks import check_not_explicit
+from ..model.signature import one_sentence_errors
 from ..typing import Array, HostArray
 
 
@@ -15,6 +16,7 @@ IGNORED = -100
 """The label of a position that does not count, as in transformers and in PyTorch."""
 
 
+@one_sentence_errors
 def cross_entropy(
     lm_logits: Callable[[Float[Array, "batch tgt dim"]], Float[Array, "batch tgt vocab"]],
     states: Float[Array, "*batch tgt dim"],
