@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import bart_eqx
@@ -101,6 +102,79 @@ def test_of_a_model(model: bart_eqx.BartForConditionalGeneration) -> None:
     wanted = eqx.filter_jit(eqx.filter_value_and_grad(whole))(model)
     leaves = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
     assert all(relative_error(one, other) < 2e-5 for one, other in leaves if jnp.any(other))
+
+
+IDS = np.array([[5, 6, 7, 8, 2], [9, 4, 6, 2, 1]])
+LABELS = np.array([[11, 12, 13, 2], [14, 2, -100, -100]])
+
+
+def cast(model: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, model)
+
+
+def loss_of(model: Any, key: Any = None) -> jax.Array:
+    decoder_ids = bart_eqx.shift_tokens_right(LABELS, 1, 2)
+    states = model.model(IDS, decoder_input_ids=decoder_ids, key=key).last_hidden_state
+    return cross_entropy(model.lm_logits, states, LABELS)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_a_float16_model_in_training_mode(model: bart_eqx.BartForConditionalGeneration, jit: bool) -> None:
+    """The warning is at the caller's line, and there is none for a model that is not trained, or not in float16."""
+    wrap: Any = eqx.filter_jit if jit else lambda function: function
+    narrow, key = cast(model, jnp.float16), jax.random.key(0)
+    training = lambda model: eqx.nn.inference_mode(model, value=False)
+    with pytest.warns(UserWarning, match="float16 model runs in training mode. float16 has no .*float32") as warned:
+        wrap(loss_of)(training(narrow), key)
+    assert {(w.filename, w.lineno) for w in warned} == {(__file__, loss_of.__code__.co_firstlineno + 2)}
+    wrap(loss_of)(narrow)  # a warning is an error here
+    wrap(loss_of)(training(cast(model, jnp.bfloat16)), key)
+    wrap(loss_of)(training(model), key)
+
+
+@pytest.mark.parametrize("order", ["grad of jit", "jit of grad", "grad"])
+def test_the_gradient_of_a_float16_model(model: bart_eqx.BartForConditionalGeneration, order: str) -> None:
+    """Also in inference mode; not where what is differentiated does not go through the model."""
+    grad, jit = eqx.filter_grad, eqx.filter_jit
+    gradient = {"grad of jit": grad(jit(loss_of)), "jit of grad": jit(grad(loss_of)), "grad": grad(loss_of)}[order]
+    narrow = cast(model, jnp.float16)
+    with pytest.warns(UserWarning, match="The gradient of a float16 model is computed") as warned:
+        gradient(narrow)
+    assert {w.filename for w in warned} == {__file__}
+    gradient(cast(model, jnp.bfloat16))
+    scaled = {
+        "grad of jit": grad(jit(lambda scale: scale * loss_of(narrow))),
+        "jit of grad": jit(grad(lambda scale: scale * loss_of(narrow))),
+        "grad": grad(lambda scale: scale * loss_of(narrow)),
+    }[order]
+    assert jnp.isfinite(scaled(jnp.asarray(2.0)))
+
+
+def test_bfloat16_over_float32_parameters(model: bart_eqx.BartForConditionalGeneration) -> None:
+    """The recipe of `docs/training.md`: gradients are float32 and those of float32 but for bfloat16's rounding, and
+    updates too small for bfloat16 add up."""
+    mixed = eqx.filter_jit(eqx.filter_value_and_grad(lambda model: loss_of(cast(model, jnp.bfloat16))))
+    loss, gradients = mixed(model)
+    wanted_loss, wanted = eqx.filter_jit(eqx.filter_value_and_grad(loss_of))(model)
+    leaves = jax.tree.leaves(eqx.filter(gradients, eqx.is_array))
+    assert loss.dtype == jnp.float32 and all(leaf.dtype == jnp.float32 for leaf in leaves)
+    assert abs(loss - wanted_loss) < 0.05 * wanted_loss
+    flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(eqx.filter(tree, eqx.is_array))])
+    ours, theirs = flat(gradients), flat(wanted)
+    assert ours @ theirs > 0.99 * np.linalg.norm(ours) * np.linalg.norm(theirs)
+
+    optimiser = optax.adam(1e-4)
+    trained, state = model, optimiser.init(eqx.filter(model, eqx.is_inexact_array))
+    losses = []
+    for _ in range(10):
+        loss, gradients = mixed(trained)
+        updates, state = optimiser.update(gradients, state)
+        trained = eqx.apply_updates(trained, updates)
+        losses.append(float(loss))
+    assert losses[-1] < losses[0] and np.isfinite(losses).all()
+    weight = lambda model: np.asarray(model.model.decoder.layers[0].fc1.weight)
+    moved = weight(trained) - weight(model)
+    assert np.abs(moved).max() > 5e-4  # ten steps of up to 1e-4, of which bfloat16 would round away most
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from .attention import AbstractAttention, BartAttention, attend, project_kv
 from .cache import DecoderCache, KVCache
 from .checks import check_axes, nan_unless
 from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
+from .float16 import warn_of_float16_training
 from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward
 from .masks import causal_mask, padding_mask
 from .outputs import BaseModelOutputWithCrossAttentions
@@ -391,7 +392,8 @@ class BartDecoder(eqx.Module):
                 attentions.append(self_weights)
                 cross_attentions.append(cross_weights)
             pasts.append(past)
-        x = self.layer_norm(x)
+        training = not (self.dropout.inference and self.layerdrop.inference)
+        x = warn_of_float16_training(self.layer_norm(x), training)
 
         output = BaseModelOutputWithCrossAttentions(
             last_hidden_state=x,

@@ -17,6 +17,7 @@ from ..typing import Array, HostArray, Mask
 from .activations import ACTIVATION_FUNCTIONS
 from .attention import AbstractAttention, BartAttention, attend, project_kv
 from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
+from .float16 import warn_of_float16_training
 from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward
 from .masks import padding_mask
 from .outputs import BaseModelOutput
@@ -183,7 +184,12 @@ class BartEncoder(eqx.Module):
             output = in_parts(run_layers, x, mask, positions)
         else:  # with a key, every part would draw the same dropout
             output = run_layers(x, mask, positions, key=layers_key)
-        return dataclasses.replace(output, position_ids=None if position_ids is None else positions)
+        training = not (self.dropout.inference and self.layerdrop.inference)
+        return dataclasses.replace(
+            output,
+            last_hidden_state=warn_of_float16_training(output.last_hidden_state, training),
+            position_ids=None if position_ids is None else positions,
+        )
 
     def run_layers(
         self,
