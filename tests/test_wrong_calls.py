@@ -127,7 +127,7 @@ OTHERS: dict[str, tuple[str, Call, str]] = {
     "head": ("seq2seq", lambda m: m.lm_logits(IDS), "`states` must be an array of floats"),
     "encoder ids": ("model", lambda m: m.encoder(IDS), "`inputs_embeds` must be an array of floats"),
     "decoder list": ("model", lambda m: m.decoder([[1.0]], None), "`inputs_embeds` must be .*Got list"),
-    "loss list": ("seq2seq", lambda m: cross_entropy(m.lm_logits, STATES, [[1]]), "`labels` must be .*Got list"),
+    "loss list": ("seq2seq", lambda m: cross_entropy(m.lm_logits, STATES, [[1]]), "`labels` must be .*Got list"),  # pyright: ignore
     "loss floats": ("seq2seq", lambda m: cross_entropy(m.lm_logits, STATES, IDS * 1.0), "`labels` .*integers"),
     "loss shape": ("seq2seq", lambda m: cross_entropy(m.lm_logits, STATES, IDS[:, :2]), r"Got int64\[2, 2\], beside"),
     "loss output": ("seq2seq", lambda m: cross_entropy(m.lm_logits, ENCODED, IDS), "`states` .*Got BaseModelOutput"),  # pyright: ignore
