@@ -27,6 +27,7 @@ test-oracle: $(ORACLE)/.ready  ## Compare live with Hugging Face's Flax
 
 references: $(ORACLE)/.ready  ## Regenerate the stored references of the tests
 	$(ORACLE)/bin/python scripts/make_references.py
+	$(ORACLE)/bin/python scripts/make_tokenizer_references.py
 
 # Runs outside the project's environment: PYTHON needs a JAX that supports the accelerator (benchmarks/README.md).
 accelerator:  ## Check parity and speed on this machine's accelerator; on a CPU, with a small model

@@ -40,6 +40,7 @@ from support import values, write_file
 
 
 REFERENCES = Path(__file__).parent / "references"
+BART_TOKENIZER = Path(__file__).parent / "data" / "bart-tokenizer"
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "convert.py"
 BASE = "facebook/bart-base"
 TOKENIZER = {
@@ -220,6 +221,26 @@ def test_a_short_name(hub: Hub, machine: Machine, base: Path, tmp_path: Path) ->
     assert list(record["read"]) == ["flax_model.msgpack"]
     assert record["files"] == expected(base, tmp_path)
     assert {name: record["files"][name].decode() for name in TOKENIZER} == TOKENIZER
+
+
+def test_a_tokenizer_without_weights(machine: Machine, tmp_path: Path) -> None:
+    """By a short name; again, from the cache; of a subfolder; of a revision that does not exist."""
+    for folder in (tmp_path / "repository", tmp_path / "repository/nested"):
+        shutil.copytree(BART_TOKENIZER, folder, dirs_exist_ok=True)
+        (folder / "config.json").write_text(json.dumps({"vocab_size": len(folder.parts)}))
+    code = "from bart_eqx.text import Tokenizer; print(Tokenizer.from_pretrained('bart-base'{}).model_vocab_size)"
+    with Hub({BASE: {"main": tmp_path / "repository"}}) as hub:
+        machine.endpoint = hub.url
+        files = ["config.json", "merges.txt", "vocab.json"]
+        depth = len(tmp_path.parts)
+        nested = ["nested/config.json"], ", subfolder='nested'", depth + 2  # the cache has the others, by their hashes
+        for downloaded, arguments, size in ((files, "", depth + 1), ([], "", depth + 1), nested):
+            hub.requests.clear()
+            done = machine.run("-c", code.format(arguments))
+            assert done.stdout == f"{size}\n", done.stderr
+            assert hub.downloads() == downloaded
+        done = machine.run("-c", code.format(", revision='none'"))
+        assert "SourceNotFoundError" in done.stderr and "has no branch, tag or commit 'none'" in done.stderr
 
 
 @pytest.mark.slow

@@ -30,6 +30,38 @@ def find(
             `TargetError` if there is no such checkpoint, or it cannot be read or downloaded.
     """
     subfolder = None if subfolder is None else PurePosixPath(subfolder).as_posix()  # drops a trailing slash
+    place = _resolve(source, revision, subfolder)
+    if isinstance(place, Path):
+        return _find_locally(place, subfolder, prefer)
+    from .hub import download  # takes half a second to import, for which a local folder should not wait
+
+    return download(*place, prefer)
+
+
+def find_tokenizer(source: str | Path, *, revision: str | None = None, subfolder: str | None = None) -> Path:
+    """The folder of a checkpoint's tokenizer. From the Hub, no weights are downloaded.
+
+    Args:
+        source: As for `find`; a folder need not have weights.
+        revision: A branch, tag or commit on the Hub.
+        subfolder: A folder inside the source.
+
+    Raises:
+        CheckpointError: as `find` does.
+    """
+    subfolder = None if subfolder is None else PurePosixPath(subfolder).as_posix()  # drops a trailing slash
+    place = _resolve(source, revision, subfolder)
+    if isinstance(place, Path):
+        return (place if place.is_dir() else place.parent) / (subfolder or "")
+    from .hub import download_tokenizer
+
+    return download_tokenizer(*place)
+
+
+def _resolve(
+    source: str | Path, revision: str | None, subfolder: str | None
+) -> Path | tuple[str, str | None, str | None]:
+    """A path on this machine; or a repository on the Hub, its revision, and its subfolder."""
     if subfolder is not None and (PurePosixPath(subfolder).is_absolute() or ".." in PurePosixPath(subfolder).parts):
         raise SourceNotFoundError(f"`subfolder` must be inside {str(source)!r}. Got {subfolder!r}.")
     path = Path(source)
@@ -45,16 +77,12 @@ def find(
         exists = True
     if exists:
         if revision is not None:
-            raise SourceNotFoundError(
-                f"{str(path)!r} is on this machine and has no revision {revision!r}: leave it out."
-            )
-        return _find_locally(path, subfolder, prefer)
+            raise SourceNotFoundError(f"{str(path)!r} is on this machine and has no revision {revision!r}: leave it out.")
+        return path
     repository, url_revision, url_subfolder = parse_hub_name(str(source))
     if isinstance(source, Path) or _NOT_AN_ID.search(repository):
         raise SourceNotFoundError(f"There is no folder {str(path)!r}: check its spelling and the current directory.")
-    from .hub import download  # takes half a second to import, for which a local folder should not wait
-
-    return download(ALIASES.get(repository, repository), revision or url_revision, subfolder or url_subfolder, prefer)
+    return ALIASES.get(repository, repository), revision or url_revision, subfolder or url_subfolder
 
 
 def _find_locally(path: Path, subfolder: str | None, prefer: Format | None) -> Source:

@@ -80,6 +80,28 @@ def download(repository: str, revision: str | None, subfolder: str | None, prefe
     return Source(repository, folder, folder / weights, repository, commit, revision, subfolder)
 
 
+def download_tokenizer(repository: str, revision: str | None, subfolder: str | None) -> Path:
+    """Download config.json and the tokenizer's files, unless they are in the cache.
+
+    Args:
+        repository: Its id, `owner/name`.
+        revision: A branch, tag or commit; by default `main`.
+        subfolder: A folder of the repository.
+
+    Returns:
+        Their folder in the cache.
+
+    Raises:
+        CheckpointError: as `download` does.
+    """
+    prefix = f"{subfolder}/" if subfolder else ""
+    with _explained(repository, revision):
+        commit, sizes, _ = _resolve(repository, revision, f"{prefix}config.json")
+        names = [prefix + name for name in _SMALL_FILES if prefix + name in sizes]
+        files = [Path(huggingface_hub.hf_hub_download(repository, name, revision=commit)) for name in names]
+    return files[0].parent
+
+
 def _record_revision(snapshot: Path, revision: str) -> None:
     """Record in the cache, as the client does, which commit a revision was, for later offline use.
 

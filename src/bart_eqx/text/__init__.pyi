@@ -1,0 +1,2 @@
+from .tokenizer import Tokenizer as Tokenizer
+from .tokens import TokenBatch as TokenBatch, Tokens as Tokens
