@@ -1,0 +1,84 @@
+"""The engine under every task: tokenise, batch by length, run, and give the results in the order of the texts."""
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from jaxtyping import Int32
+
+from .batches import plan_batches
+from .progress import progress_of_rows
+from .tokenizer import Tokenizer, Truncation
+from .tokens import Tokens, pad
+
+
+logger = logging.getLogger("bart_eqx.text")
+Result = TypeVar("Result")
+RunBatch = Callable[[Int32[np.ndarray, "rows src"], Int32[np.ndarray, "rows src"]], Sequence[Result]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Runs a function of token ids over many texts.
+
+    A result depends on its own text alone: not on its order, on the other texts, or on the size of a batch.
+
+    Args:
+        tokenizer: The tokenizer, for the model's vocabulary.
+        max_length: The most tokens of a row: the positions of the model.
+        batch_tokens: The most tokens of a batch, padding included. Memory grows with it.
+    """
+
+    tokenizer: Tokenizer
+    max_length: int
+    batch_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.batch_tokens < 1:
+            raise ValueError(f"`batch_tokens` must be at least 1. Got {self.batch_tokens}.")
+
+    def tokenize(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        truncation: Truncation | bool = "longest_first",
+        **options: Any,
+    ) -> list[Tokens]:
+        """Tokenise for the model. What does not fit is dropped, and logged with its count.
+
+        Raises:
+            ValueError: as `Tokenizer.tokenize` does; with `truncation=False` if a text does not fit.
+        """
+        rows = self.tokenizer.tokenize(texts, pairs, max_length=self.max_length, truncation=truncation, **options)
+        if dropped := [row.truncated for row in rows if row.truncated]:
+            logger.warning(
+                "%d of %d texts have more than the model's %d tokens: %d tokens were dropped. `truncation=False` makes "
+                "it an error.",
+                *(len(dropped), len(rows), self.max_length, sum(dropped)),
+            )
+        return rows
+
+    def map(self, run_batch: RunBatch[Result], rows: Sequence[Tokens], *, label: str) -> list[Result]:
+        """The result of each row.
+
+        Args:
+            run_batch: A function `(input_ids, attention_mask)` of int32 `[rows, src]` that returns one result for each
+                row. It is called with at most `MAX_SHAPES` shapes (`batches.py`), each of which it may compile. Some
+                rows may be copies of others that fill a batch up.
+            rows: The texts.
+            label: What the progress bar says.
+        """
+        results: list[Any] = [None] * len(rows)
+        plan = plan_batches([len(row) for row in rows], batch_tokens=self.batch_tokens, max_width=self.max_length)
+        with progress_of_rows(label, len(rows)) as done:
+            for batch in plan:
+                filled = [rows[index] for index in batch.rows]
+                filled += filled[:1] * (batch.size - len(filled))
+                outputs = run_batch(*pad(filled, self.tokenizer.pad_token_id, batch.width))
+                for index, output in zip(batch.rows, outputs, strict=False):
+                    results[index] = output
+                done(len(batch.rows))
+        return results

@@ -1,0 +1,68 @@
+"""Texts from texts: the part that the tasks which generate share."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..generation.generate import generate
+from ..model.language_model import AbstractLanguageModel
+from .engine import Engine
+from .tokens import Tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated:
+    """What was generated for one source.
+
+    Args:
+        texts: One, or `num_return_sequences`, the best first.
+        scores: Beam search: the score of each, as in `GenerationResult.scores`.
+    """
+
+    texts: tuple[str, ...]
+    scores: tuple[float, ...] | None
+
+
+def generate_texts(
+    engine: Engine, model: AbstractLanguageModel, rows: Sequence[Tokens], options: Mapping[str, Any], *, label: str
+) -> list[Generated]:
+    """Generate from each row.
+
+    Args:
+        engine: Makes the batches, and decodes.
+        model: An encoder-decoder, or a decoder alone, whose prompts the rows are then.
+        rows: The sources.
+        options: Of [`generate`][bart_eqx.generate]. A `key` is split between the batches, so that what is sampled
+            depends on how the texts fall into batches.
+        label: What the progress bar says.
+
+    Raises:
+        FloatingPointError: if a token was chosen although its scores were NaN, infinite or all masked.
+        TypeError, ValueError: as `generate` does.
+    """
+    batches = 0
+    key = options.get("key")
+
+    arguments: dict[str, Any] = dict(options)
+
+    def run_batch(input_ids: np.ndarray, attention_mask: np.ndarray) -> list[Generated]:
+        nonlocal batches
+        if key is not None:
+            arguments["key"] = jax.random.fold_in(key, batches)
+        batches += 1
+        result = generate(model, input_ids, attention_mask, **arguments)
+        if not bool(np.all(result.finite)):
+            raise FloatingPointError(
+                "A token was chosen although its scores were NaN, infinite or all masked. Are the weights sound, and "
+                "does an option forbid every token?"
+            )
+        texts = engine.tokenizer.decode(np.asarray(result.sequences))
+        each = len(texts) // len(input_ids)
+        scores = None if result.scores is None else np.asarray(result.scores, np.float64).tolist()
+        groups = [slice(start, start + each) for start in range(0, len(texts), each)]
+        return [Generated(tuple(texts[of]), None if scores is None else tuple(scores[of])) for of in groups]
+
+    return engine.map(run_batch, rows, label=label)

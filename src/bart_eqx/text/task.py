@@ -1,0 +1,98 @@
+"""What the tasks share: a model with the right head, its tokenizer, and an engine; loaded together."""
+
+import abc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import equinox as eqx
+from jax.typing import DTypeLike
+
+from ..checkpoint.errors import UnsupportedCheckpointError
+from ..checkpoint.find import find
+from ..checkpoint.formats.json import read_json
+from ..checkpoint.load import from_pretrained
+from ..checkpoint.read import read_checkpoint
+from .engine import Engine
+from .tokenizer import Tokenizer
+
+
+class AbstractTask(abc.ABC):
+    """A model and its tokenizer, for one kind of question: a text in, one result out; a list in, a list out."""
+
+    heads: ClassVar[tuple[type[eqx.Module], ...]]
+    """The classes of models that the task runs."""
+    loads: ClassVar[tuple[str, ...]] = ()
+    """Further classes that a checkpoint may name: it is loaded as the first of `heads`."""
+
+    engine: Engine
+    model: Any
+
+    def __init__(self, model: Any, tokenizer: Tokenizer, *, batch_tokens: int = 4096):
+        """
+        Args:
+            model: With the head of this task.
+            tokenizer: The model's.
+            batch_tokens: The most tokens of a batch, padding included. More are faster up to a point, and take more
+                memory.
+
+        Raises:
+            TypeError: if the model has another head.
+        """
+        self.check_head(model)
+        self.model = model
+        self.engine = Engine(
+            tokenizer.for_vocabulary(model.config.vocab_size), model.config.max_position_embeddings, batch_tokens
+        )
+
+    @classmethod
+    def check_head(cls, model: Any) -> None:
+        """Raises `TypeError` if the model is not of a class that the task runs."""
+        if not isinstance(model, cls.heads):
+            raise TypeError(
+                f"{cls._needs()} Got a {type(model).__name__}: choose a model that was trained for this task."
+            )
+
+    @classmethod
+    def _needs(cls) -> str:
+        return f"{cls.__name__} needs a {' or a '.join(head.__name__ for head in cls.heads)}."
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        dtype: DTypeLike | None = None,
+        **options: Any,
+    ) -> Self:
+        """Load a model with its tokenizer.
+
+        Args:
+            source: As for [`bart_eqx.from_pretrained`][].
+            revision: A branch, tag or commit on the Hub.
+            subfolder: A folder inside the source.
+            dtype: Of the parameters; by default that of the file.
+            **options: Those of the class. They come before what the checkpoint's config.json says about this task.
+
+        Raises:
+            CheckpointError: as `bart_eqx.from_pretrained` and `Tokenizer.from_pretrained` do; an
+                `UnsupportedCheckpointError` if the checkpoint has another head.
+        """
+        found = find(source, revision=revision, subfolder=subfolder)
+        name = read_checkpoint(found).architecture().name
+        if name not in (*(head.__name__ for head in cls.heads), *cls.loads):
+            raise UnsupportedCheckpointError(
+                f"{source} is a {name}. {cls._needs()} Choose a checkpoint that was trained for this task."
+            )
+        head = next((head for head in cls.heads if head.__name__ == name), cls.heads[0])
+        model = from_pretrained(found.weights, head, dtype=dtype)
+        fields = read_json(found.folder / "config.json")
+        tokenizer = Tokenizer.from_pretrained(found.folder)
+        return cls(model, tokenizer, **(cls.options_of(fields) | options))
+
+    @classmethod
+    def options_of(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Options of the class that a config.json states."""
+        return {}
