@@ -228,7 +228,7 @@ def test_sampling_draws_from_a_key() -> None:
     summarizer = Summarizer(demo_model(), demo_tokenizer(), do_sample=True, temperature=5.0, batch_tokens=16)
     texts = ["40217"] * 6
     draw: Callable[[int], list[str]] = lambda seed: [
-        r.summary_text for r in summarizer(texts, key=jax.random.key(seed))
+        result.summary_text for result in summarizer(texts, key=jax.random.key(seed))
     ]
     assert draw(0) == draw(0) != draw(1)
-    assert len({result.summary_text for result in draw(0)}) > 3  # the batches draw for themselves
+    assert len(set(draw(0))) > 3  # the batches draw for themselves

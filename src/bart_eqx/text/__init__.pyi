@@ -1,3 +1,17 @@
+from .classifier import (
+    Classifier as Classifier,
+    TextClassificationOutputElement as TextClassificationOutputElement,
+)
+from .mask_filler import (
+    FillMaskOutputElement as FillMaskOutputElement,
+    InfilledSpan as InfilledSpan,
+    InfillOutput as InfillOutput,
+    MaskFiller as MaskFiller,
+)
+from .question_answerer import (
+    QuestionAnswerer as QuestionAnswerer,
+    QuestionAnsweringOutputElement as QuestionAnsweringOutputElement,
+)
 from .summarizer import (
     SummarizationOutput as SummarizationOutput,
     SummarizedChunk as SummarizedChunk,
@@ -5,3 +19,7 @@ from .summarizer import (
 )
 from .tokenizer import Tokenizer as Tokenizer
 from .tokens import TokenBatch as TokenBatch, Tokens as Tokens
+from .zero_shot_classifier import (
+    ZeroShotClassificationOutputElement as ZeroShotClassificationOutputElement,
+    ZeroShotClassifier as ZeroShotClassifier,
+)
