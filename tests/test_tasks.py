@@ -16,7 +16,16 @@ import pytest
 import bart_eqx
 import task_cases as cases
 from bart_eqx.checkpoint.errors import UnsupportedCheckpointError
-from bart_eqx.text import Classifier, MaskFiller, QuestionAnswerer, Summarizer, ZeroShotClassifier
+from bart_eqx.text import (
+    Classifier,
+    Embedder,
+    MaskFiller,
+    QuestionAnswerer,
+    Scorer,
+    Summarizer,
+    TextGenerator,
+    ZeroShotClassifier,
+)
 from bart_eqx.text.mask_filler import spans_of
 from text_support import demo_model, demo_tokenizer, tiny, tokenizer
 
@@ -259,3 +268,77 @@ def test_checkpoints_of_other_tasks(tmp_path: Path) -> None:
     assert len(classifier("x", ["a", "b"])) == 2
     filler = MaskFiller.from_pretrained(tmp_path / "BartForConditionalGeneration", batch_tokens=99)
     assert filler.engine.batch_tokens == 99 and len(filler("a <mask>")) == 5
+
+
+# Vectors, scores, and texts: against sums of our own
+
+
+def test_embeddings() -> None:
+    """The mean of the encoder's states, and the decoder's state at the last token, of each text alone."""
+    model = tiny("BartModel")
+    for pooling in ("mean", "last"):
+        embedder = Embedder(model, tokenizer(), pooling=pooling)
+        vectors = embedder(cases.TEXTS)
+        assert vectors.shape == (len(cases.TEXTS), 16) and vectors.dtype == np.float32
+        for text, vector in zip(cases.TEXTS, vectors, strict=True):
+            ids = tokenizer()(text).input_ids
+            states = model.encode(ids) if pooling == "mean" else model(ids)
+            wanted = np.asarray(states.last_hidden_state)
+            np.testing.assert_allclose(vector, wanted.mean(0) if pooling == "mean" else wanted[-1], atol=1e-5)
+    normal = embedder(cases.TEXTS[0], normalize_embeddings=True)
+    np.testing.assert_allclose(np.linalg.norm(normal), 1, atol=1e-6)
+    np.testing.assert_allclose(normal, vectors[0] / np.linalg.norm(vectors[0]), atol=1e-6)
+    np.testing.assert_allclose(Embedder(classifier_model(), tokenizer())("x").shape, (16,))
+    assert embedder([]).shape == (0, 16)
+    with pytest.raises(ValueError, match='`pooling` must be "mean" or "last"'):
+        Embedder(model, tokenizer(), pooling="max")  # pyright: ignore
+    with pytest.raises(TypeError, match="Embedder needs a BartModel or .* Got a BartForCausalLM"):
+        Embedder(tiny("BartForCausalLM"), tokenizer())
+
+
+def test_scores() -> None:
+    """BARTScore: the mean of the log-softmax of each target's tokens, of one pair at a time, in float64."""
+    model = tiny("BartForConditionalGeneration", id2label=NLI)
+    scorer = Scorer(model, tokenizer(), batch_tokens=128)
+    sources = [*cases.TEXTS, cases.TEXTS[5], "x"]
+    targets = [*cases.TEXTS[1:], "", cases.TEXTS[5], "A much longer target than its source is. " * 5]
+    for source, target, got in zip(sources, targets, scorer(sources, targets), strict=True):
+        source_ids, labels = tokenizer()(source).input_ids, tokenizer()(target).input_ids
+        logits = np.asarray(model(source_ids, decoder_input_ids=np.r_[2, labels[:-1]]).logits, np.float64)
+        largest = logits.max(-1, keepdims=True)
+        wanted = logits - largest - np.log(np.exp(logits - largest).sum(-1, keepdims=True))
+        wanted = wanted[np.arange(len(labels)), labels]
+        np.testing.assert_allclose(got.token_scores, wanted, atol=1e-4)
+        assert got.score == pytest.approx(wanted.mean(), abs=1e-5)
+        assert got.sum == pytest.approx(sum(got.token_scores)) and len(got.tokens) == len(labels)
+        assert "".join(got.tokens).isascii() is False or "".join(got.tokens) == f"<s>{target}</s>"
+    assert scorer("x", "y").score == pytest.approx(scorer(["x", "zz"], ["y", "a b c"])[0].score, abs=1e-5)
+    assert scorer([], []) == []
+    with pytest.raises(ValueError, match="equally many. Got 2 and 1"):
+        scorer(["a", "b"], ["c"])
+    with pytest.raises(ValueError, match="two strings, or two lists"):
+        scorer(["a"], "c")  # pyright: ignore
+
+
+def test_one_of_a_set_of_strings() -> None:
+    generator = TextGenerator(demo_model(), demo_tokenizer())
+    assert generator("40217").generated_text == "forty thousand two hundred and seventeen"
+    choices = ["seven", "seventeen", "forty thousand", "seven hundred"]
+    texts = ["7", "17", "40000", "700", "70", "18", "99"]
+    for num_beams in (1, 4):
+        chosen = [output.generated_text for output in generator(texts, choices=choices, num_beams=num_beams)]
+        assert chosen[:4] == choices and set(chosen) <= set(choices)
+    longer = TextGenerator(demo_model(), demo_tokenizer(), max_new_tokens=3, min_new_tokens=2)
+    assert longer("17", choices=choices).generated_text == "seventeen"  # a choice has its own length
+    several = generator("7", choices=choices, num_beams=4, num_return_sequences=3)
+    assert several[0].generated_text == "seven" and {each.generated_text for each in several} <= set(choices)
+    assert [len(each) for each in generator(["7", "8"], num_beams=2, num_return_sequences=2)] == [2, 2]
+    for bad, says in (
+        ([], "at least one string"),
+        ("seven", "at least one string"),
+        (["one " * 40], r"choices\[0\] needs 4\d tokens, and the model has 32"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            generator("7", choices=bad)
+    with pytest.raises(ValueError, match="`choices` or `prefix_allowed_tokens`"):
+        generator("7", choices=["a"], prefix_allowed_tokens=[[5]])

@@ -2,6 +2,7 @@ from .classifier import (
     Classifier as Classifier,
     TextClassificationOutputElement as TextClassificationOutputElement,
 )
+from .embedder import Embedder as Embedder
 from .mask_filler import (
     FillMaskOutputElement as FillMaskOutputElement,
     InfilledSpan as InfilledSpan,
@@ -12,11 +13,13 @@ from .question_answerer import (
     QuestionAnswerer as QuestionAnswerer,
     QuestionAnsweringOutputElement as QuestionAnsweringOutputElement,
 )
+from .scorer import Scorer as Scorer, ScorerOutput as ScorerOutput
 from .summarizer import (
     SummarizationOutput as SummarizationOutput,
     SummarizedChunk as SummarizedChunk,
     Summarizer as Summarizer,
 )
+from .text_generator import Text2TextGenerationOutput as Text2TextGenerationOutput, TextGenerator as TextGenerator
 from .tokenizer import Tokenizer as Tokenizer
 from .tokens import TokenBatch as TokenBatch, Tokens as Tokens
 from .zero_shot_classifier import (

@@ -71,14 +71,30 @@ class Engine:
             rows: The texts.
             label: What the progress bar says.
         """
-        results: list[Any] = [None] * len(rows)
-        plan = plan_batches([len(row) for row in rows], batch_tokens=self.batch_tokens, max_width=self.max_length)
-        with progress_of_rows(label, len(rows)) as done:
-            for batch in plan:
-                filled = [rows[index] for index in batch.rows]
-                filled += filled[:1] * (batch.size - len(filled))
-                outputs = run_batch(*pad(filled, self.tokenizer.pad_token_id, batch.width))
-                for index, output in zip(batch.rows, outputs, strict=False):
+
+        def run(indices: Sequence[int], width: int) -> Sequence[Result]:
+            return run_batch(*self.pad([rows[index] for index in indices], width))
+
+        return self.map_indices(run, [len(row) for row in rows], max_width=self.max_length, label=label)
+
+    def map_indices(
+        self,
+        run: Callable[[Sequence[int], int], Sequence[Result]],
+        lengths: Sequence[int],
+        *,
+        max_width: int,
+        label: str,
+    ) -> list[Result]:
+        """As `map`, for rows that are more than one text: `run(indices, width)` makes the arrays itself."""
+        results: list[Any] = [None] * len(lengths)
+        with progress_of_rows(label, len(lengths)) as done:
+            for batch in plan_batches(lengths, batch_tokens=self.batch_tokens, max_width=max_width):
+                copies = batch.rows[:1] * (batch.size - len(batch.rows))
+                for index, output in zip(batch.rows, run(batch.rows + copies, batch.width), strict=False):
                     results[index] = output
                 done(len(batch.rows))
         return results
+
+    def pad(self, rows: Sequence[Tokens], width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids and their mask, int32 `[rows, width]`."""
+        return pad(rows, self.tokenizer.pad_token_id, width)

@@ -1,0 +1,120 @@
+"""`TextGenerator`: what a model writes for a text, by a task that it was fine-tuned on; or which of some texts."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, overload
+
+import numpy as np
+from beartype import beartype
+
+from ..lazy_beartype import CONF
+from ..model.conditional_generation import BartForConditionalGeneration
+from .generation import generate_texts
+from .task import AbstractTask
+from .tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Text2TextGenerationOutput:
+    """A generated text.
+
+    Args:
+        generated_text: The text.
+        score: Beam search: its score, as in `GenerationResult.scores`.
+    """
+
+    generated_text: str
+    score: float | None
+
+
+class TextGenerator(AbstractTask):
+    """Texts from texts: translations, questions, corrections, whatever the model was fine-tuned on."""
+
+    heads = (BartForConditionalGeneration,)
+    loads = ("BartModel",)
+
+    def __init__(
+        self,
+        model: BartForConditionalGeneration,
+        tokenizer: Tokenizer,
+        *,
+        batch_tokens: int = 4096,
+        prefix: str | None = None,
+        **generation_options: Any,
+    ):
+        """
+        Args:
+            model: The model.
+            tokenizer: Its tokenizer.
+            batch_tokens: The most tokens of a batch, padding included.
+            prefix: Put in front of each source; by default `tokenizer.prefix`.
+            **generation_options: Of [`bart_eqx.generate`][]: `num_beams`, `max_length`, ...
+        """
+        super().__init__(model, tokenizer, batch_tokens=batch_tokens)
+        self.prefix = tokenizer.prefix if prefix is None else prefix
+        self.generation_options = generation_options
+
+    @overload
+    def __call__(  # pyright: ignore[reportOverlappingOverload]
+        self, texts: str, *, choices: Sequence[str] | None = None, truncation: bool = True, **options: Any
+    ) -> Any: ...
+
+    @overload
+    def __call__(
+        self, texts: Sequence[str], *, choices: Sequence[str] | None = None, truncation: bool = True, **options: Any
+    ) -> list[Any]: ...
+
+    @beartype(conf=CONF)
+    def __call__(
+        self,
+        texts: str | Sequence[str],
+        *,
+        choices: Sequence[str] | None = None,
+        truncation: bool = True,
+        **options: Any,
+    ) -> Any:
+        """Generate.
+
+        Args:
+            texts: One source, or a list.
+            choices: The only texts that may be generated: names, labels, titles. They are tokenised as whole targets.
+            truncation: Drop the end of a source that the model has no positions for; `False` makes it an error.
+            **options: Of [`bart_eqx.generate`][], which come before those of the constructor.
+
+        Returns:
+            For a source a `Text2TextGenerationOutput`, or with `num_return_sequences` a list of them, the best first;
+            for a list of sources such a list.
+
+        Raises:
+            ValueError: as `Tokenizer` and `generate` do; if there are no choices, or one is longer than the model
+                allows.
+        """
+        if isinstance(texts, str):
+            return self([texts], choices=choices, truncation=truncation, **options)[0]
+        options = self.generation_options | options
+        if choices is not None:
+            options = self._only(choices, options)
+        rows = self.engine.tokenize(texts, prefix=self.prefix, truncation=truncation)
+        results = []
+        for output in generate_texts(self.engine, self.model, rows, options, label="generating"):
+            scores = output.scores or [None] * len(output.texts)
+            each = [Text2TextGenerationOutput(text, score) for text, score in zip(output.texts, scores, strict=True)]
+            results.append(each[0] if len(each) == 1 else each)
+        return results
+
+    def _only(self, choices: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+        """The options, with which only `choices` can be generated."""
+        if isinstance(choices, str) or not choices:
+            raise ValueError("`choices` must be a list of at least one string.")
+        if "prefix_allowed_tokens" in options:
+            raise ValueError("Give `choices` or `prefix_allowed_tokens`, not both.")
+        rows = self.engine.tokenizer.tokenize(choices)
+        # `</s>` is left out: the search ends at the end of a choice. The start token takes a place of its own.
+        sequences = [row.input_ids[: len(row) - len(row.frame.between[-1])] for row in rows]
+        longest = max(map(len, sequences)) + 2
+        if longest > self.engine.max_length:
+            index = int(np.argmax([len(sequence) for sequence in sequences]))
+            raise ValueError(f"choices[{index}] needs {longest} tokens, and the model has {self.engine.max_length}.")
+        others = options.keys() - {"max_length", "max_new_tokens", "min_length", "min_new_tokens"}
+        only = dict(prefix_allowed_tokens=sequences, max_length=longest, min_length=0)
+        return {name: options[name] for name in others} | only
