@@ -15,7 +15,7 @@ import pytest
 
 import bart_eqx
 from bart_eqx.checkpoint.errors import UnsupportedCheckpointError
-from bart_eqx.text import Summarizer
+from bart_eqx.text import Summarizer, Tokenizer
 from bart_eqx.text.batches import MAX_SHAPES, ladder, plan_batches
 from bart_eqx.text.chunks import chunks_of
 from bart_eqx.text.engine import Engine
@@ -205,6 +205,17 @@ def test_settings_of_the_checkpoint(tmp_path: Path) -> None:
     assert summarizer("23").summary_text == plain("123", num_beams=3, max_length=8, min_length=5).summary_text
     assert (chunk.start, chunk.end, chunk.num_tokens) == (0, 2, 5)
     assert summarizer("7", num_beams=1, min_length=0, max_length=32).summary_text == "seventeen"
+
+
+def test_saving(tmp_path: Path) -> None:
+    """The model, its tokenizer and its prefix; also with int8 weights."""
+    tokenizer = Tokenizer(demo_tokenizer().backend, mask_token="<mask>", prefix="1")
+    for model in (demo_model(), bart_eqx.quantize(demo_model())):
+        summarizer = Summarizer(model, tokenizer)
+        summarizer.save_pretrained(tmp_path / type(model.model.encoder.layers[0].fc1).__name__)
+        again = Summarizer.from_pretrained(tmp_path / type(model.model.encoder.layers[0].fc1).__name__)
+        assert again.prefix == "1" and again("7") == summarizer("7")
+        assert again("7").summary_text == "seventeen"
 
 
 def test_the_wrong_head_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ..checkpoint.find import find
 from ..checkpoint.formats.json import read_json
 from ..checkpoint.load import from_pretrained
 from ..checkpoint.read import read_checkpoint
+from ..checkpoint.save import save_pretrained
 from .engine import Engine
 from .tokenizer import Tokenizer
 
@@ -91,6 +92,18 @@ class AbstractTask(abc.ABC):
         fields = read_json(found.folder / "config.json")
         tokenizer = Tokenizer.from_pretrained(found.folder)
         return cls(model, tokenizer, **(cls.options_of(fields) | options))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model and its tokenizer as a folder that `from_pretrained` and transformers load.
+
+        Args:
+            folder: Created if it does not exist.
+
+        Raises:
+            CheckpointError: as [`bart_eqx.save_pretrained`][] and `Tokenizer.save_pretrained` do.
+        """
+        save_pretrained(self.model, folder)
+        self.engine.tokenizer.save_pretrained(folder)
 
     @classmethod
     def options_of(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
