@@ -1,5 +1,7 @@
 """An encoder for long documents, after Longformer (arXiv:2004.05150): more positions, and attention in windows."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
@@ -52,12 +54,9 @@ class BlockedWindow(bart_eqx.AbstractAttention):
         return self.attention.project_out(context).reshape(*batch, blocks * window, dim)[..., :src, :], None
 
 
-def with_positions(
-    model: bart_eqx.BartForConditionalGeneration, positions: int
-) -> bart_eqx.BartForConditionalGeneration:
+def with_positions(model: Any, positions: int) -> Any:
     """The model whose encoder has `positions` positions: its table is repeated, as Longformer's was from RoBERTa's."""
     table = model.model.encoder.embed_positions
-    assert table is not None
     rows = [table.weight[: table.offset], *[table.weight[table.offset :]] * (positions // table.num_positions + 1)]
     weight = jnp.concatenate(rows)[: table.offset + positions]
     return eqx.tree_at(lambda model: model.model.encoder.embed_positions.weight, model, weight)
