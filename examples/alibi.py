@@ -4,7 +4,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
 import bart_eqx
-from bart_eqx.kernels.attention import attention as dot_product_attention
 
 
 class ALiBiAttention(bart_eqx.AbstractAttention):
@@ -36,9 +35,9 @@ class ALiBiAttention(bart_eqx.AbstractAttention):
         key_positions: Integer[Array, "*batch kv"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"]]:
+    ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"] | None]:
         attention, queries = self.attention, self.attention.project_q(x)
         distances = jnp.abs(query_positions[..., :, None] - key_positions[..., None, :])
         bias = -self.slopes[:, None, None] * distances[..., None, :, :]
-        context, weights = dot_product_attention(queries, keys, values, mask, attention.dropout, bias=bias, key=key)
+        context, weights = attention.dot_product(queries, keys, values, mask, attention.dropout, bias=bias, key=key)
         return attention.project_out(context), weights

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
 import bart_eqx
-from bart_eqx.kernels.attention import attention as dot_product_attention
 
 
 class GroupedKeysAttention(bart_eqx.AbstractAttention):
@@ -41,11 +40,12 @@ class GroupedKeysAttention(bart_eqx.AbstractAttention):
         key_positions: Integer[Array, "*batch kv"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"]]:
+    ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"] | None]:
         attention, queries = self.attention, self.attention.project_q(x)
         heads_shape = *queries.shape[:-1], keys.shape[-1]
         # The queries of a group are more rows of one product: no key is repeated.
         group = lambda x: x.reshape(*x.shape[:-3], self.kv_heads, -1, x.shape[-1])
         mask = None if mask is None else group(jnp.broadcast_to(mask, heads_shape))
-        context, weights = dot_product_attention(group(queries), keys, values, mask, attention.dropout, key=key)
-        return attention.project_out(context.reshape(queries.shape)), weights.reshape(heads_shape)
+        context, weights = attention.dot_product(group(queries), keys, values, mask, attention.dropout, key=key)
+        weights = None if weights is None else weights.reshape(heads_shape)
+        return attention.project_out(context.reshape(queries.shape)), weights

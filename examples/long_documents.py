@@ -7,7 +7,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
 import bart_eqx
-from bart_eqx.kernels.attention import attention as dot_product_attention
 
 
 class BlockedWindow(bart_eqx.AbstractAttention):
@@ -48,7 +47,7 @@ class BlockedWindow(bart_eqx.AbstractAttention):
         distances = jnp.arange(window)[:, None] + window - jnp.arange(3 * window)
         allowed = jnp.swapaxes(three(is_token), -1, -2) & (jnp.abs(distances) <= window)
         queries, keys = self.attention.project_q(cut(x, 0, window)), three(jnp.swapaxes(keys, -1, -2))
-        context, _ = dot_product_attention(
+        context, _ = self.attention.dot_product(
             queries, jnp.swapaxes(keys, -1, -2), three(values), allowed, self.attention.dropout, key=key
         )
         return self.attention.project_out(context).reshape(*batch, blocks * window, dim)[..., :src, :], None

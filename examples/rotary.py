@@ -5,7 +5,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, PRNGKeyArray
 
 import bart_eqx
-from bart_eqx.kernels.attention import attention as dot_product_attention
 
 
 def rotated(
@@ -41,7 +40,7 @@ class RotaryAttention(bart_eqx.AbstractAttention):
         key_positions: Integer[Array, "*batch kv"],
         *,
         key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"]]:
+    ) -> tuple[Float[Array, "*batch q dim"], Float[Array, "*batch heads q kv"] | None]:
         queries = rotated(self.attention.project_q(x), query_positions, self.base)
-        context, weights = dot_product_attention(queries, keys, values, mask, self.attention.dropout, key=key)
+        context, weights = self.attention.dot_product(queries, keys, values, mask, self.attention.dropout, key=key)
         return self.attention.project_out(context), weights

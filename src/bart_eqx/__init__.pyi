@@ -5,6 +5,7 @@ from .checkpoint.save import save_pretrained as save_pretrained, to_flax as to_f
 from .config import BartConfig as BartConfig
 from .generation.generate import GenerationResult as GenerationResult, generate as generate, stream as stream
 from .generation_config import GenerationConfig as GenerationConfig
+from .kernels.attention import AbstractDotProduct as AbstractDotProduct, DotProduct as DotProduct
 from .model.attention import AbstractAttention as AbstractAttention, BartAttention as BartAttention
 from .model.bart import BartModel as BartModel
 from .model.cache import DecoderCache as DecoderCache, KVCache as KVCache

@@ -77,7 +77,9 @@ def _resolve(
         exists = True
     if exists:
         if revision is not None:
-            raise SourceNotFoundError(f"{str(path)!r} is on this machine and has no revision {revision!r}: leave it out.")
+            raise SourceNotFoundError(
+                f"{str(path)!r} is on this machine and has no revision {revision!r}: leave it out."
+            )
         return path
     repository, url_revision, url_subfolder = parse_hub_name(str(source))
     if isinstance(source, Path) or _NOT_AN_ID.search(repository):
