@@ -210,11 +210,10 @@ def test_settings_of_the_checkpoint(tmp_path: Path) -> None:
 def test_saving(tmp_path: Path) -> None:
     """The model, its tokenizer and its prefix; also with int8 weights."""
     tokenizer = Tokenizer(demo_tokenizer().backend, mask_token="<mask>", prefix="1")
-    for model in (demo_model(), bart_eqx.quantize(demo_model())):
+    for name, model in dict(float32=demo_model(), int8=bart_eqx.quantize(demo_model())).items():
         summarizer = Summarizer(model, tokenizer)
-        folder = tmp_path / type(model.model.shared).__name__
-        summarizer.save_pretrained(folder)
-        again = Summarizer.from_pretrained(folder)
+        summarizer.save_pretrained(tmp_path / name)
+        again = Summarizer.from_pretrained(tmp_path / name)
         assert again.prefix == "1" and again("7") == summarizer("7")
         assert again("7").summary_text == "seventeen"
 
