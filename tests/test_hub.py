@@ -239,6 +239,9 @@ def test_a_tokenizer_without_weights(machine: Machine, tmp_path: Path) -> None:
             done = machine.run("-c", code.format(arguments))
             assert done.stdout == f"{size}\n", done.stderr
             assert hub.downloads() == downloaded
+        hub.requests.clear()
+        done = machine.run("-c", code.format(""), HF_HUB_OFFLINE="1")
+        assert done.stdout == f"{depth + 1}\n" and hub.requests == [], done.stderr
         done = machine.run("-c", code.format(", revision='none'"))
         assert "SourceNotFoundError" in done.stderr and "has no branch, tag or commit 'none'" in done.stderr
 

@@ -96,9 +96,13 @@ def download_tokenizer(repository: str, revision: str | None, subfolder: str | N
     """
     prefix = f"{subfolder}/" if subfolder else ""
     with _explained(repository, revision):
-        commit, sizes, _ = _resolve(repository, revision, f"{prefix}config.json")
+        commit, sizes, online = _resolve(repository, revision, f"{prefix}config.json")
         names = [prefix + name for name in _SMALL_FILES if prefix + name in sizes]
+        if not names:
+            raise SourceNotFoundError(f"{repository!r}{_of(revision)} has no tokenizer in {subfolder or 'its root'!r}.")
         files = [Path(huggingface_hub.hf_hub_download(repository, name, revision=commit)) for name in names]
+        if online:
+            _record_revision(files[0].parents[names[0].count("/")], revision or "main")
     return files[0].parent
 
 
