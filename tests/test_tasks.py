@@ -314,6 +314,13 @@ def test_scores() -> None:
         assert "".join(got.tokens).isascii() is False or "".join(got.tokens) == f"<s>{target}</s>"
     assert scorer("x", "y").score == pytest.approx(scorer(["x", "zz"], ["y", "a b c"])[0].score, abs=1e-5)
     assert scorer([], []) == []
+    one, other = (scorer("x", target).score for target in ("y", "a b c"))
+    assert scorer.multi_ref_score("x", ["y", "a b c"]) == pytest.approx((one + other) / 2, abs=1e-5)
+    both = scorer.multi_ref_score(["x", "x"], [["a b c"], ["y", "a b c"]], agg="max")
+    assert both == pytest.approx([other, max(one, other)], abs=1e-5)
+    for bad in (["y"], [["y"], []]):
+        with pytest.raises(ValueError, match="a list for each source, each of at least one text"):
+            scorer.multi_ref_score(["x", "z"], bad)
     with pytest.raises(ValueError, match="equally many. Got 2 and 1"):
         scorer(["a", "b"], ["c"])
     with pytest.raises(ValueError, match="two strings, or two lists"):

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import equinox as eqx
 import jax
@@ -80,6 +80,38 @@ class Scorer(AbstractTask):
             raise ValueError(f"`source` and `target` must be equally many. Got {len(sources)} and {len(targets)}.")
         results = self._scored(sources, targets, truncation)
         return results[0] if isinstance(source, str) else results
+
+    @beartype(conf=CONF)
+    def multi_ref_score(
+        self,
+        source: str | Sequence[str],
+        targets: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        agg: Literal["mean", "max"] = "mean",
+        truncation: bool = True,
+    ) -> Any:
+        """The mean, or the largest, of the scores of several targets given one source.
+
+        Args:
+            source: One text, or a list.
+            targets: The references: a list of them, or for a list of sources such a list for each.
+            agg: `"mean"` or `"max"`.
+            truncation: As for a call.
+
+        Returns:
+            A float, or a list of floats.
+
+        Raises:
+            ValueError: if a source has no targets, or there are not as many lists as sources; and as `Tokenizer` does.
+        """
+        if isinstance(source, str):
+            return self.multi_ref_score([source], [targets], agg=agg, truncation=truncation)[0]  # pyright: ignore
+        if len(source) != len(targets) or any(isinstance(own, str) or not own for own in targets):
+            raise ValueError("`targets` must have a list for each source, each of at least one text.")
+        sources = [text for text, own in zip(source, targets, strict=True) for _ in own]
+        scored = iter(self._scored(sources, [target for own in targets for target in own], truncation))
+        combine = {"mean": np.mean, "max": np.max}[agg]
+        return [float(combine([next(scored).score for _ in own])) for own in targets]
 
     def _scored(self, sources: Sequence[str], targets: Sequence[str], truncation: bool) -> list[ScorerOutput]:
         engine = self.engine
