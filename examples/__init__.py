@@ -1,6 +1,6 @@
 """What researchers change, each in a file of its own. The shapes in their signatures are checked, as in `bart_eqx`."""
 
-from jaxtyping import install_import_hook
+from bart_eqx.lazy_beartype import check_signatures_in
 
 
-install_import_hook(__name__, "beartype.beartype")
+check_signatures_in(__name__)

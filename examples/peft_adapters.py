@@ -76,9 +76,7 @@ def _replaced(leaf: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         return leaf
     array = arrays.pop(name)
     if array.shape != leaf.shape or not jnp.issubdtype(leaf.dtype, jnp.inexact):
-        raise ValueError(
-            f"{name} is {array.dtype}{array.shape} in the folder, and {leaf.dtype}{leaf.shape} in the model."
-        )
+        raise ValueError(f"{name} must be {leaf.dtype}{leaf.shape}, as in the model. Got {array.dtype}{array.shape}.")
     return jnp.asarray(array, leaf.dtype)
 
 
