@@ -63,7 +63,7 @@ def _resolve(
 ) -> Path | tuple[str, str | None, str | None]:
     """A path on this machine; or a repository on the Hub, its revision, and its subfolder."""
     if subfolder is not None and (PurePosixPath(subfolder).is_absolute() or ".." in PurePosixPath(subfolder).parts):
-        raise SourceNotFoundError(f"`subfolder` must be inside {source}. Got {subfolder!r}.")
+        raise SourceNotFoundError(f"`subfolder` must be inside {str(source)!r}. Got {subfolder!r}.")
     path = Path(source)
     try:
         path = path.expanduser()
@@ -77,11 +77,13 @@ def _resolve(
         exists = True
     if exists:
         if revision is not None:
-            raise SourceNotFoundError(f"{path} is on this machine and has no revision {revision!r}: leave it out.")
+            raise SourceNotFoundError(
+                f"{str(path)!r} is on this machine and has no revision {revision!r}: leave it out."
+            )
         return path
     repository, url_revision, url_subfolder = parse_hub_name(str(source))
     if isinstance(source, Path) or _NOT_AN_ID.search(repository):
-        raise SourceNotFoundError(f"There is no folder {path}: check its spelling and the current directory.")
+        raise SourceNotFoundError(f"There is no folder {str(path)!r}: check its spelling and the current directory.")
     return ALIASES.get(repository, repository), revision or url_revision, subfolder or url_subfolder
 
 
