@@ -28,7 +28,7 @@ import bart_eqx
 
 
 PACKAGE = Path(bart_eqx.__file__).parent
-WRAPPERS = ("lazy_beartype.py", "migration.py")
+WRAPPERS = ("lazy_beartype.py", "signature.py")
 # Tokens of the two sources, and `max_length`.
 WARM, WALKED = (10, 9), (15, 8)
 

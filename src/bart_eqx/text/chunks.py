@@ -93,6 +93,6 @@ def _library(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f"Texts longer than the model's positions are cut with {name}: pip install 'bart-eqx[text]', or drop their "
-            "ends with `truncation=True`."
+            f"Texts longer than the model's positions are cut with {name}. Install it with `pip install sentencex "
+            "semantic-text-splitter`, or drop the ends of texts with `truncation=True`."
         ) from error
