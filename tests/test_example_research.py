@@ -201,8 +201,11 @@ class TestSoftPrompt:
         assert relative_error(encoded.last_hidden_state, wanted.last_hidden_state) <= 1e-6
         for num_beams in (1, 4):
             options: dict[str, Any] = dict(num_beams=num_beams, max_length=9)
-            got = bart_eqx.generate(bart, encoder_outputs=encoded, attention_mask=mask, **options)
-            assert np.array_equal(got.sequences, bart_eqx.generate(bart, ids, mask, **options).sequences)
+            got, expected = (
+                bart_eqx.generate(bart, encoder_outputs=outputs, attention_mask=mask, **options).sequences
+                for outputs in (encoded, wanted)
+            )
+            assert np.array_equal(got, expected)
 
     def test_training(self, bart: Any) -> None:
         """The prompt alone learns to bring about an answer."""
@@ -270,5 +273,5 @@ class TestTokenClassification:
         with pytest.raises(TypeCheckError, match=r"(?s)'attention_mask'.*\*batch src"):
             model(IDS, MASK[:, 1:])
         wrong = eqx.tree_at(lambda m: m.classifier.weight, model, jnp.ones((5, 31)))
-        with pytest.raises(TypeCheckError, match=r"self.weight.shape\[1\]"):
+        with pytest.raises(TypeCheckError, match="width of the weights"):
             wrong(IDS, MASK)

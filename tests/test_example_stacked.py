@@ -135,5 +135,5 @@ def test_wrong_shape(bart: Any) -> None:
     """Inside the scan, as outside of it."""
     stacked = stack(bart)
     where = lambda m: m.model.decoder.layers[0].layers.fc1.weight
-    with pytest.raises(TypeCheckError, match=r"self.weight.shape\[1\]"):
+    with pytest.raises(TypeCheckError, match="width of the weights"):
         loss(eqx.tree_at(where, stacked, jnp.ones((3, 13, 31))))

@@ -138,20 +138,18 @@ def test_batch_invariance() -> None:
     order = list(np.random.default_rng(0).permutation(len(texts)))
     for run in runs:
         wanted = run(4096, range(len(texts)))
-        for size in (1, 100):
-            for at, got in zip(order, run(size, order), strict=True):
-                assert_equal(got, [vars(element) for element in wanted[at]])
+        for at, got in zip(order, run(1, order), strict=True):
+            assert_equal(got, [vars(element) for element in wanted[at]])
 
 
 def test_scores_of_beams_do_not_depend_on_the_batch() -> None:
     """Nor do the texts."""
     numbers = [str(9**power % 10 ** (power % 6 + 1)) for power in range(12)]
     wanted = TextGenerator(demo_model(), demo_tokenizer(), num_beams=3)(numbers)
-    for size in (1, 40):
-        generator = TextGenerator(demo_model(), demo_tokenizer(), num_beams=3, batch_tokens=size)
-        for mine, other in zip(generator(numbers[::-1])[::-1], wanted, strict=True):
-            assert mine.generated_text == other.generated_text
-            assert abs(mine.score - other.score) <= LIMIT
+    generator = TextGenerator(demo_model(), demo_tokenizer(), num_beams=3, batch_tokens=40)
+    for mine, other in zip(generator(numbers[::-1])[::-1], wanted, strict=True):
+        assert mine.generated_text == other.generated_text
+        assert abs(mine.score - other.score) <= LIMIT
 
 
 def test_a_function_for_scores() -> None:

@@ -118,36 +118,43 @@ def loss_of(model: Any, key: Any = None) -> jax.Array:
     return cross_entropy(model.lm_logits, states, LABELS)
 
 
+@pytest.fixture
+def shallow() -> bart_eqx.BartForConditionalGeneration:
+    config = configured("unequal", encoder_layers=1, decoder_layers=1)
+    return random_model(bart_eqx.BartForConditionalGeneration, config)
+
+
 @pytest.mark.parametrize("jit", [False, True])
-def test_a_float16_model_in_training_mode(model: bart_eqx.BartForConditionalGeneration, jit: bool) -> None:
+def test_a_float16_model_in_training_mode(shallow: bart_eqx.BartForConditionalGeneration, jit: bool) -> None:
     """The warning is at the caller's line, and there is none for a model that is not trained, or not in float16."""
     wrap: Any = eqx.filter_jit if jit else lambda function: function
-    narrow, key = cast(model, jnp.float16), jax.random.key(0)
+    narrow, key = cast(shallow, jnp.float16), jax.random.key(0)
     training = lambda model: eqx.nn.inference_mode(model, value=False)
     with pytest.warns(UserWarning, match="float16 model runs in training mode. float16 has no .*float32") as warned:
         wrap(loss_of)(training(narrow), key)
     assert {(w.filename, w.lineno) for w in warned} == {(__file__, loss_of.__code__.co_firstlineno + 2)}
-    wrap(loss_of)(narrow)  # a warning is an error here
-    wrap(loss_of)(training(cast(model, jnp.bfloat16)), key)
-    wrap(loss_of)(training(model), key)
+    trace = lambda *args: eqx.filter_eval_shape(wrap(loss_of), *args)  # a warning is an error here
+    trace(narrow)
+    trace(training(cast(shallow, jnp.bfloat16)), key)
+    trace(training(shallow), key)
 
 
 @pytest.mark.parametrize("order", ["grad of jit", "jit of grad", "grad"])
-def test_the_gradient_of_a_float16_model(model: bart_eqx.BartForConditionalGeneration, order: str) -> None:
+def test_the_gradient_of_a_float16_model(shallow: bart_eqx.BartForConditionalGeneration, order: str) -> None:
     """Also in inference mode; not where what is differentiated does not go through the model."""
     grad, jit = eqx.filter_grad, eqx.filter_jit
     gradient = {"grad of jit": grad(jit(loss_of)), "jit of grad": jit(grad(loss_of)), "grad": grad(loss_of)}[order]
-    narrow = cast(model, jnp.float16)
+    narrow = cast(shallow, jnp.float16)
     with pytest.warns(UserWarning, match="The gradient of a float16 model is computed") as warned:
-        gradient(narrow)
+        eqx.filter_eval_shape(gradient, narrow)
     assert {w.filename for w in warned} == {__file__}
-    gradient(cast(model, jnp.bfloat16))
+    eqx.filter_eval_shape(gradient, cast(shallow, jnp.bfloat16))  # a warning is an error here
     scaled = {
         "grad of jit": grad(jit(lambda scale: scale * loss_of(narrow))),
         "jit of grad": jit(grad(lambda scale: scale * loss_of(narrow))),
         "grad": grad(lambda scale: scale * loss_of(narrow)),
     }[order]
-    assert jnp.isfinite(scaled(jnp.asarray(2.0)))
+    assert eqx.filter_eval_shape(scaled, jnp.asarray(2.0)).shape == ()
 
 
 def test_bfloat16_over_float32_parameters(model: bart_eqx.BartForConditionalGeneration) -> None:

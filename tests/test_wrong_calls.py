@@ -102,7 +102,10 @@ SEQ2SEQ: dict[str, tuple[Call, str]] = {
         r"`encoder_attention_mask` must be .*Got int64\[2, 3\]",
     ),
     "decode nothing": (lambda m: m.decode(IDS), "`decode` takes a `cache`"),
-    "decode old cache": (lambda m: m.decode(IDS, past_key_values=1), "`past_key_values` is .*give it as `cache`"),
+    "decode old cache": (
+        lambda m: m.decode(IDS, past_key_values=1),
+        "`past_key_values` is .*give it to `decode` as `cache`",
+    ),
     "decode mask": (
         lambda m: m.decode(IDS, encoder_outputs=ENCODED, decoder_attention_mask=MASK * 1.0),
         "`decoder_attention_mask` must be an array of booleans or integers",

@@ -80,7 +80,7 @@ def _call_problem(
         return f"`{name}` has no argument `{keyword:.80}`. {known}"
     if "too many positional" in problem:  # which in transformers often come in another order
         by_name = {n for n, parameter in signature.parameters.items() if parameter.kind == parameter.KEYWORD_ONLY}
-        positional, named = (", ".join(n for n in parameters if (n in by_name) == b) for b in (False, True))
+        positional, named = (", ".join(f"`{n}`" for n in parameters if (n in by_name) == b) for b in (False, True))
         return f"`{name}` takes by position only {positional}, and by name {named}."
     return f"`{name}`: {problem}. Its arguments are {', '.join(parameters)}."
 
