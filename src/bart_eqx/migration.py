@@ -46,8 +46,8 @@ ARGUMENTS = {
     "output_attentions": _PER_CALL,
     "output_hidden_states": _PER_CALL,
     "params": _PARAMS,
-    "past_key_values": "`model.init_cache` makes a cache; give it to `decode` as `cache`, and use the one that `decode` "
-    "returns in the next call",
+    "past_key_values": "`model.init_cache` makes a cache; give it to `decode` as `cache`, and to the next call the one "
+    "that `decode` returns",
     "push_to_hub": _PUSH,
     "return_dict": "an output always has fields, such as `out.logits`",
     "safe_serialization": '`to="safetensors"`, the default, and `to="flax"` are the formats',
