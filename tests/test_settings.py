@@ -177,3 +177,16 @@ class TestOpening:
             from_pretrained(folder, bart_eqx.BartModel, generation_config=settings)
         with pytest.raises(ValueError, match="a BartModel does not generate"):
             from_flax(params, model.config, bart_eqx.BartModel, generation_config=settings)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_deeply_nested(folder: Path, name: str) -> None:
+    """Python's parser takes some hundred levels more than functions that call themselves at each."""
+    if not (folder / name).exists():
+        (folder / name).write_text("{}")
+    deep: Any = []
+    for _ in range(450):
+        deep = [deep]
+    edit(folder / name, dict(suppress_tokens=deep))
+    with pytest.raises(bart_eqx.CheckpointError, match="nested more than 100 levels"):
+        from_pretrained(folder)

@@ -10,6 +10,7 @@ from .regular_file import read_bytes
 
 
 _MAX_BYTES = 2**20  # ten times the largest config.json, index or safetensors header of a BART
+_MAX_DEPTH = 100  # what is kept is copied and written by functions that call themselves at each level
 
 
 def read_json(path: Path, max_bytes: int = _MAX_BYTES) -> dict[str, Any]:
@@ -22,8 +23,8 @@ def read_json(path: Path, max_bytes: int = _MAX_BYTES) -> dict[str, Any]:
     Raises:
         SourceNotFoundError: if there is no such file.
         AccessError: if it cannot be read.
-        DamagedFileError: if it is not a JSON object, has a duplicate key or a number that is not finite, or exceeds
-            `max_bytes`.
+        DamagedFileError: if it is not a JSON object, has a duplicate key or a number that is not finite, is nested more
+            than 100 levels deep, or exceeds `max_bytes`.
     """
     return parse_json(read_bytes(path, max_bytes), str(path))
 
@@ -41,6 +42,7 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
             parse_constant=_refuse_constant,
             parse_float=_finite,
         )
+        _check_depth(fields)
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(
             f"{where} is not valid JSON ({error}). It starts with {content[:40]!r}: download it again."
@@ -57,6 +59,15 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         duplicates = sorted({name for name in names if names.count(name) > 1})
         raise ValueError(f"it has {', '.join(map(repr, duplicates[:5]))} twice")
     return fields
+
+
+def _check_depth(fields: Any) -> None:
+    level = [fields]
+    for _ in range(_MAX_DEPTH):
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
+        level = [value for values in inner for value in values]
+    if level:
+        raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
 
 
 def _refuse_constant(name: str) -> NoReturn:
