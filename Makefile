@@ -17,13 +17,13 @@ demo: $(VENV)/.ready  ## Convert the shipped Flax checkpoint and spell numbers: 
 	$(VENV)/bin/python -m bart_eqx.demo $(NUMBERS)
 
 test: $(VENV)/.ready  ## Run the tests, which compare with stored references
-	$(CACHE) $(QUICK) $(VENV)/bin/python -m pytest -n auto -m "not oracle and not slow"
+	$(CACHE) $(QUICK) $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "not oracle and not slow"
 
 test-slow: $(VENV)/.ready  ## Run the slow tests: every stored case of generation, and a full-size model
-	$(CACHE) $(VENV)/bin/python -m pytest -n auto -m "slow and not oracle"
+	$(CACHE) $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "slow and not oracle"
 
 test-oracle: $(ORACLE)/.ready  ## Compare live with Hugging Face's Flax
-	$(CACHE) $(ORACLE)/bin/python -m pytest -n auto -m oracle tests/oracle
+	$(CACHE) $(ORACLE)/bin/python -m pytest -n auto --dist worksteal -m oracle tests/oracle
 
 references: $(ORACLE)/.ready  ## Regenerate the stored references of the tests
 	$(ORACLE)/bin/python scripts/make_references.py
