@@ -8,8 +8,11 @@ import jax
 import numpy as np
 
 from ..generation.generate import generate
+from ..model.conditional_generation import BartForConditionalGeneration
 from ..model.language_model import AbstractLanguageModel
 from .engine import Engine
+from .task import AbstractTask
+from .tokenizer import Tokenizer
 from .tokens import Tokens
 
 
@@ -24,6 +27,34 @@ class Generated:
 
     texts: tuple[str, ...]
     scores: tuple[float, ...] | None
+
+
+class AbstractGenerativeTask(AbstractTask):
+    """A task whose results are generated texts."""
+
+    heads = (BartForConditionalGeneration,)
+    loads = ("BartModel",)
+
+    def __init__(
+        self,
+        model: BartForConditionalGeneration,
+        tokenizer: Tokenizer,
+        *,
+        batch_tokens: int = 4096,
+        prefix: str | None = None,
+        **generation_options: Any,
+    ):
+        """
+        Args:
+            model: The model.
+            tokenizer: Its tokenizer.
+            batch_tokens: The most tokens of a batch, padding included.
+            prefix: Put in front of each source; by default `tokenizer.prefix`.
+            **generation_options: Of [`bart_eqx.generate`][]: `num_beams`, `max_length`, ...
+        """
+        super().__init__(model, tokenizer, batch_tokens=batch_tokens)
+        self.prefix = tokenizer.prefix if prefix is None else prefix
+        self.generation_options = generation_options
 
 
 def generate_texts(
@@ -45,7 +76,6 @@ def generate_texts(
     """
     batches = 0
     key = options.get("key")
-
     arguments: dict[str, Any] = dict(options)
 
     def run_batch(input_ids: np.ndarray, attention_mask: np.ndarray) -> list[Generated]:

@@ -62,7 +62,7 @@ class QuestionAnswerer(AbstractTask):
         Args:
             question: One question, or a list.
             context: The text with the answer; for a list of questions, a text for each.
-            top_k: The number of answers. With more than 1, a list of at most so many, the best first.
+            top_k: The most answers. With more than 1, a list of them, the best first.
             max_answer_len: The most tokens of an answer.
             max_seq_len: The most tokens of a window with its question; by default 384, or what the model allows.
             doc_stride: The tokens that a window shares with the next; by default 128, or half a window.

@@ -7,11 +7,8 @@ from typing import Any, overload
 from beartype import beartype
 
 from ..lazy_beartype import CONF
-from ..model.conditional_generation import BartForConditionalGeneration
 from .chunks import Span, chunks_of
-from .generation import generate_texts
-from .task import AbstractTask
-from .tokenizer import Tokenizer
+from .generation import AbstractGenerativeTask, generate_texts
 from .tokens import Tokens
 
 
@@ -47,36 +44,12 @@ class SummarizationOutput:
     chunks: tuple[SummarizedChunk, ...]
 
 
-class Summarizer(AbstractTask):
+class Summarizer(AbstractGenerativeTask):
     """Summaries, from a model such as bart-large-cnn, bart-large-xsum or a distilbart.
 
     A text that is longer than the model's positions is cut at sentences into parts of similar length, and the summaries
     of the parts are joined. What `config.json` says in `prefix` and `task_specific_params.summarization` applies.
     """
-
-    heads = (BartForConditionalGeneration,)
-    loads = ("BartModel",)
-
-    def __init__(
-        self,
-        model: BartForConditionalGeneration,
-        tokenizer: Tokenizer,
-        *,
-        batch_tokens: int = 4096,
-        prefix: str | None = None,
-        **generation_options: Any,
-    ):
-        """
-        Args:
-            model: The model.
-            tokenizer: Its tokenizer.
-            batch_tokens: The most tokens of a batch, padding included.
-            prefix: Put in front of each source; by default `tokenizer.prefix`.
-            **generation_options: Of [`bart_eqx.generate`][]: `num_beams`, `max_length`, ...
-        """
-        super().__init__(model, tokenizer, batch_tokens=batch_tokens)
-        self.prefix = tokenizer.prefix if prefix is None else prefix
-        self.generation_options = generation_options
 
     @classmethod
     def options_of(cls, fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,7 @@ import numpy as np
 from beartype import beartype
 
 from ..lazy_beartype import CONF
-from ..model.conditional_generation import BartForConditionalGeneration
-from .generation import generate_texts
-from .task import AbstractTask
-from .tokenizer import Tokenizer
+from .generation import AbstractGenerativeTask, generate_texts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,32 +24,8 @@ class Text2TextGenerationOutput:
     score: float | None
 
 
-class TextGenerator(AbstractTask):
+class TextGenerator(AbstractGenerativeTask):
     """Texts from texts: translations, questions, corrections, whatever the model was fine-tuned on."""
-
-    heads = (BartForConditionalGeneration,)
-    loads = ("BartModel",)
-
-    def __init__(
-        self,
-        model: BartForConditionalGeneration,
-        tokenizer: Tokenizer,
-        *,
-        batch_tokens: int = 4096,
-        prefix: str | None = None,
-        **generation_options: Any,
-    ):
-        """
-        Args:
-            model: The model.
-            tokenizer: Its tokenizer.
-            batch_tokens: The most tokens of a batch, padding included.
-            prefix: Put in front of each source; by default `tokenizer.prefix`.
-            **generation_options: Of [`bart_eqx.generate`][]: `num_beams`, `max_length`, ...
-        """
-        super().__init__(model, tokenizer, batch_tokens=batch_tokens)
-        self.prefix = tokenizer.prefix if prefix is None else prefix
-        self.generation_options = generation_options
 
     @overload
     def __call__(  # pyright: ignore[reportOverlappingOverload]
