@@ -1,6 +1,7 @@
 """Fixtures shared by the tests: models are built once."""
 
 import importlib.util
+from collections.abc import Iterator
 
 import jax
 import pytest
@@ -11,6 +12,13 @@ from support import CONFIGS, random_model
 
 # The live comparisons need their own environment: `make test-oracle`.
 collect_ignore = [] if importlib.util.find_spec("flax") else ["oracle"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs() -> Iterator[None]:
+    """Dropped after each file: a process that keeps them all reaches the system's limit of memory maps, and crashes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
