@@ -13,7 +13,7 @@ def start(script: str, devices: int, *arguments: str) -> "subprocess.Popen[str]"
     path = Path(__file__).parent / script
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": os.pathsep.join([str(path.parent), *sys.path]),
     }
     command = [sys.executable, "-W", "error::UserWarning", str(path), *arguments]
