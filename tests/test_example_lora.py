@@ -73,11 +73,11 @@ class TestLoRA:
         assert logits(model).dtype == jnp.bfloat16
 
     def test_attached_by_path(self, bart: Any) -> None:
-        """The outputs are the same to the last bit, until the adapters are trained."""
+        """The outputs are the same until the adapters are trained, up to rounding: two programs."""
         model = lora.attach(bart, PATHS, rank=3, alpha=6.0, key=jax.random.key(0))
         found = lora.named(model, lora.LoRALinear)
         assert len(found) == 2 * (2 + 2 * 2) and "model.decoder.layers.1.encoder_attn.v_proj" in found
-        assert np.array_equal(logits(model), logits(bart))
+        assert relative_error(logits(model), logits(bart)) <= 1e-6
         assert not np.array_equal(*(adapter.lora_A for adapter in [*found.values()][:2]))
         with pytest.raises(ValueError, match="No linear map's path matches 'q_proj', of .*'model.encoder.layers.0"):
             lora.attach(bart, "q_proj", rank=3, alpha=6.0, key=jax.random.key(0))

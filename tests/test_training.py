@@ -101,7 +101,9 @@ def test_of_a_model(model: bart_eqx.BartForConditionalGeneration) -> None:
     found = eqx.filter_jit(eqx.filter_value_and_grad(parts))(model)
     wanted = eqx.filter_jit(eqx.filter_value_and_grad(whole))(model)
     leaves = zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True)
-    assert all(relative_error(one, other) < 2e-5 for one, other in leaves if jnp.any(other))
+    # A bias of keys moves all scores alike: its gradient is zero, up to rounding.
+    compared = [relative_error(one, other) for one, other in leaves if jnp.max(jnp.abs(other)) > 1e-6]
+    assert len(compared) > 60 and max(compared) < 2e-5
 
 
 IDS = np.array([[5, 6, 7, 8, 2], [9, 4, 6, 2, 1]])
