@@ -8,7 +8,8 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/jax JAX_PERSISTENT_CA
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
 # Tiny models run in milliseconds and compile in seconds, so most tests compile in the quickest way that XLA has (a
-# quarter of the time; the emitters of fused loops are most of the difference). The slow tests compile as users do.
+# quarter of the time; the emitters of fused loops are most of the difference). Tests marked `optimised` compile as
+# users do.
 QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
 
 .PHONY: demo test test-slow oracle test-oracle references accelerator lint format types docs clean
@@ -20,7 +21,8 @@ test: $(VENV)/.ready  ## Run the tests, which compare with stored references
 	$(CACHE) $(QUICK) $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "not oracle and not slow"
 
 test-slow: $(VENV)/.ready  ## Run the slow tests: every stored case of generation, and a full-size model
-	$(CACHE) $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "slow and not oracle"
+	$(CACHE) $(QUICK) $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "slow and not optimised and not oracle"
+	$(CACHE) $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "optimised and not oracle"
 
 test-oracle: $(ORACLE)/.ready  ## Compare live with Hugging Face's Flax
 	$(CACHE) $(QUICK) $(ORACLE)/bin/python -m pytest -n auto --dist worksteal -m oracle tests/oracle

@@ -50,6 +50,7 @@ def test_loss_and_gradients(bart: Any) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_the_loss_to_the_last_bit() -> None:
     """At bart-base's widths. Gradients measured 3.2e-7."""
     heads = dict(encoder_attention_heads=12, decoder_attention_heads=12)

@@ -796,6 +796,7 @@ def test_lookup_is_greedy_in_every_stored_case(family: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 def test_settings_of_bart_large_cnn_on_a_model_of_full_size() -> None:
     """Beams, lengths, penalties, n-grams and forced tokens of facebook/bart-large-cnn, from its own config.json."""
     fields = dict(

@@ -30,8 +30,14 @@ def _families() -> list[Any]:
         for case in cases(file):
             model = case["model"].split("-")[0]
             found[file, model, case["family"]] = None
-    marks = lambda key: () if key[1:] in _QUICK else pytest.mark.slow
-    return [pytest.param(*key, marks=marks(key), id="-".join(key)) for key in found]
+    return [pytest.param(*key, marks=_marks(*key), id="-".join(key)) for key in found]
+
+
+def _marks(file: str, model: str, family: str) -> list[pytest.MarkDecorator]:
+    """Every family is compiled once as users compile."""
+    if (model, family) in _QUICK:
+        return []
+    return [pytest.mark.slow, *([pytest.mark.optimised] if (file, model) == ("transformers5", "unequal") else [])]
 
 
 @pytest.mark.parametrize(("file", "model", "family"), _families())

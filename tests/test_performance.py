@@ -73,6 +73,7 @@ def test_stages_are_not_seen(
 
 
 @pytest.mark.slow
+@pytest.mark.optimised
 @ON_CPU
 @pytest.mark.parametrize("rows", [1, 2])
 def test_the_cache_is_written_in_place(model: bart_eqx.BartForConditionalGeneration, rows: int) -> None:
