@@ -15,6 +15,7 @@ from bart_eqx.checkpoint.pytree import named_parameters
 from bart_eqx.parallel import RULES, gathered, make_mesh, shard, shard_batch, shardings
 from examples import lora
 from examples.stacked import stack
+from support import configured, random_model
 from test_sharding import start
 
 
@@ -27,33 +28,36 @@ def specs(tree: Any, **options: Any) -> dict[str, P]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf.spec for path, leaf in leaves}
 
 
-def test_rules(model: bart_eqx.BartForConditionalGeneration) -> None:
+def test_rules() -> None:
     """By the end of a name, for the moments of an optimiser and for adapted and stacked layers too."""
+    heads = dict(encoder_attention_heads=4, decoder_attention_heads=4)
+    widths = dict(d_model=16, encoder_ffn_dim=32, decoder_ffn_dim=32, **heads)
+    model = random_model(bart_eqx.BartForConditionalGeneration, configured("unequal", **widths))
     found = specs(model)
     assert found.keys() == named_parameters(model).keys()
     layer = "model.decoder.layers.1"
-    assert found[f"{layer}.self_attn.q_proj.weight"] == found[f"{layer}.fc1.weight"] == P(("tensor",), ("fsdp",))
-    assert found[f"{layer}.encoder_attn.out_proj.weight"] == found[f"{layer}.fc2.weight"] == P(("fsdp",), ("tensor",))
-    assert found[f"{layer}.fc1.bias"] == P(("tensor",)) and found[f"{layer}.fc2.bias"] == P()
+    assert found[f"{layer}.self_attn.q_proj.weight"] == found[f"{layer}.fc1.weight"] == P("tensor", "fsdp")
+    assert found[f"{layer}.encoder_attn.out_proj.weight"] == found[f"{layer}.fc2.weight"] == P("fsdp", "tensor")
+    assert found[f"{layer}.fc1.bias"] == P("tensor") and found[f"{layer}.fc2.bias"] == P(None)
     assert found["model.shared.weight"] == P(None, ("tensor", "fsdp"))
-    assert found["final_logits_bias"] == found[f"{layer}.final_layer_norm.weight"] == P()
+    assert found["final_logits_bias"] == P(None, None) and found[f"{layer}.final_layer_norm.weight"] == P(None)
 
     moments = specs(optax.adam(1.0).init(eqx.filter(model, eqx.is_array)))
     assert {name.partition(".mu.")[2]: spec for name, spec in moments.items() if ".mu." in name} == found
     stacked = specs(stack(model))
     assert [spec for name, spec in stacked.items() if re.search("decoder.*fc1.weight", name)] == [
-        P(None, *P(("tensor",), ("fsdp",)))
+        P(None, "tensor", "fsdp")
     ]
     adapted = lora.attach(model, r"model\.decoder.*q_proj", rank=4, alpha=1.0, key=jax.random.key(0))
     own = (r"lora_A", P(None, "fsdp")), *RULES
-    assert specs(adapted, rules=own)[f"{layer}.self_attn.q_proj.lora_A"] == P(None, ("fsdp",))
+    assert specs(adapted, rules=own)[f"{layer}.self_attn.q_proj.lora_A"] == P(None, "fsdp")
     assert specs(adapted)[f"{layer}.self_attn.q_proj.linear.weight"] == found[f"{layer}.self_attn.q_proj.weight"]
 
 
 def test_an_axis_that_is_not_divided_stays_whole() -> None:
     """97 words of width 12: `tensor` divides the width, `fsdp` not what remains."""
     tree = {"shared": {"weight": jax.ShapeDtypeStruct((97, 12), jnp.float32)}, "name": "a setting"}
-    assert specs(tree) == {"shared.weight": P(None, ("tensor",))}
+    assert specs(tree) == {"shared.weight": P(None, "tensor")}
     assert specs({"fc1": {"weight": jnp.ones(3)}}) == {"fc1.weight": P()}
 
 

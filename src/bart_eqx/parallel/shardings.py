@@ -21,7 +21,7 @@ RULES: Rules = (
     # Megatron's pairs: the first map of a block is cut by its outputs, the second by its inputs.
     (r"(q_proj|k_proj|v_proj|fc1)(\.linear)?\.weight", PartitionSpec("tensor", "fsdp")),
     (r"(q_proj|k_proj|v_proj|fc1)(\.linear)?\.(bias|weight_scale)", PartitionSpec("tensor")),
-    (r"(attn\.out_proj|fc2)(\.linear)?\.weight", PartitionSpec("fsdp", "tensor")),
+    (r"(\w+_attn\.out_proj|fc2)(\.linear)?\.weight", PartitionSpec("fsdp", "tensor")),
     # By the width: BART's vocabulary is 3 * 3 * 5 * 1117, which no power of two divides.
     (r"(shared|embed_tokens|lm_head)\.weight", PartitionSpec(None, ("tensor", "fsdp"))),
     (r"embed_positions\.weight", PartitionSpec(None, "fsdp")),
