@@ -9,6 +9,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -20,7 +21,7 @@ BATCH_AXES = ("data", "fsdp")
 
 
 def make_mesh(
-    *, data: int | None = None, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+    *, data: int | None = None, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
 ) -> Mesh:
     """A mesh with the axes `data`, `fsdp` and `tensor`, of type Auto: the compiler finds the sharding of every step.
 
