@@ -1,0 +1,16 @@
+"""Models on many devices: which axis of which parameter lies on which axis of a mesh."""
+
+from ..lazy_beartype import check_signatures_in
+
+
+check_signatures_in(__name__)
+
+from .gathered import gathered as gathered  # noqa: E402
+from .mesh import make_mesh as make_mesh  # noqa: E402
+from .shardings import (  # noqa: E402
+    RULES as RULES,
+    Rules as Rules,
+    shard as shard,
+    shard_batch as shard_batch,
+    shardings as shardings,
+)

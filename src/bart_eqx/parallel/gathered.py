@@ -1,0 +1,131 @@
+"""Fully sharded parameters, each gathered where it is used.
+
+Left to itself the compiler may divide the states instead of gathering the weights, which moves more: it sees one
+operation at a time. Here it is told: inside a layer its weights are whole, and states are divided by rows.
+"""
+
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.tree_util as jtu
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Bool, Float, Integer, PRNGKeyArray, PyTree
+
+from ..model.cache import KVCache
+from ..model.decoder import AbstractDecoderLayer, EncodedSource
+from ..model.encoder import AbstractEncoderLayer
+from ..typing import Array
+from .mesh import BATCH_AXES
+from .shardings import RULES, Rules, mesh_axes, sharding_of
+
+
+Model = TypeVar("Model", bound=PyTree)
+
+
+class GatheredEncoderLayer(AbstractEncoderLayer):
+    """A layer whose weights are gathered over `fsdp` in each call."""
+
+    layer: AbstractEncoderLayer
+    shardings: tuple[NamedSharding | None, ...] = eqx.field(static=True)
+    """Of each leaf of `layer`, inside of it."""
+    mesh: Mesh = eqx.field(static=True)
+
+    def __call__(
+        self,
+        x: Float[Array, "*batch src dim"],
+        mask: Bool[Array, "*batch 1 1 src"] | None,
+        positions: Integer[Array, "*batch src"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "*batch src dim"], Float[Array, "*batch heads src src"] | None]:
+        layer = _constrained(self.layer, self.shardings)
+        y, weights = layer(_by_rows(x, self.mesh), mask, positions, key=key)
+        return _by_rows(y, self.mesh), weights
+
+
+class GatheredDecoderLayer(AbstractDecoderLayer):
+    """A layer whose weights are gathered over `fsdp` in each call."""
+
+    layer: AbstractDecoderLayer
+    shardings: tuple[NamedSharding | None, ...] = eqx.field(static=True)
+    """Of each leaf of `layer`, inside of it."""
+    mesh: Mesh = eqx.field(static=True)
+
+    def empty_past(self, states: jax.ShapeDtypeStruct) -> KVCache:
+        return self.layer.empty_past(states)
+
+    def project_source(
+        self, encoder_hidden_states: Float[Array, "*batch src dim"], positions: Integer[Array, "*batch src"]
+    ) -> KVCache:
+        return _constrained(self.layer, self.shardings).project_source(encoder_hidden_states, positions)
+
+    def __call__(
+        self,
+        x: Float[Array, "*batch new dim"],
+        past: KVCache,
+        start: Integer[Array, ""],
+        mask: Bool[Array, "*batch 1 new max_len"],
+        positions: Integer[Array, "*batch new"],
+        past_positions: Integer[Array, "*batch max_len"],
+        source: EncodedSource | None,
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[
+        Float[Array, "*batch new dim"],
+        KVCache,
+        Float[Array, "*batch heads new max_len"] | None,
+        Float[Array, "*batch heads new src"] | None,
+    ]:
+        layer = _constrained(self.layer, self.shardings)
+        x = _by_rows(x, self.mesh)
+        y, past, weights, cross_weights = layer(x, past, start, mask, positions, past_positions, source, key=key)
+        return _by_rows(y, self.mesh), past, weights, cross_weights
+
+
+def gathered(model: Model, mesh: Mesh, rules: Rules = RULES) -> Model:
+    """A view of a sharded model for the inside of a loss: weights are gathered over `fsdp` where they are used.
+
+    Those of a layer when it is called, and once more in the backward pass if the view is rematerialised, so that no
+    device holds all of them: `rematerialise(gathered(model, mesh))`. Token tables, positions and heads are gathered at
+    once. Along `tensor` all stay divided. Make the view inside the function that is differentiated; gradients, the
+    optimiser and `save_pretrained` take the model itself.
+
+    Args:
+        model: A model, or any PyTree that holds encoder or decoder layers.
+        mesh: That of `shard`.
+        rules: Those of `shard`.
+    """
+    is_layer = lambda node: isinstance(node, (AbstractEncoderLayer, AbstractDecoderLayer))
+
+    def inside(path: jtu.KeyPath, leaf: Any) -> NamedSharding | None:
+        outside = sharding_of(path, leaf, mesh, rules)
+        return None if outside is None else NamedSharding(mesh, _without_fsdp(outside.spec))
+
+    def view(path: jtu.KeyPath, node: Any) -> Any:
+        of_leaves = tuple(inside((*path, *below), leaf) for below, leaf in jtu.tree_leaves_with_path(node))
+        if isinstance(node, AbstractEncoderLayer):
+            return GatheredEncoderLayer(node, of_leaves, mesh)
+        if isinstance(node, AbstractDecoderLayer):
+            return GatheredDecoderLayer(node, of_leaves, mesh)
+        return _constrained(node, of_leaves)
+
+    return jtu.tree_map_with_path(view, model, is_leaf=is_layer)
+
+
+def _constrained(tree: Any, inside: tuple[NamedSharding | None, ...]) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    pairs = zip(leaves, inside, strict=True)
+    constrain = jax.lax.with_sharding_constraint
+    return jax.tree.unflatten(structure, [leaf if s is None else constrain(leaf, s) for leaf, s in pairs])
+
+
+def _by_rows(x: Float[Array, "*batch seq dim"], mesh: Mesh) -> Float[Array, "*batch seq dim"]:
+    """States with their first batch axis over `data` and `fsdp`."""
+    if x.ndim == 2:  # one sequence
+        return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
+
+
+def _without_fsdp(spec: PartitionSpec) -> PartitionSpec:
+    return PartitionSpec(*(tuple(name for name in mesh_axes(entry) if name != "fsdp") or None for entry in spec))

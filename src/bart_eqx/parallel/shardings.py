@@ -1,0 +1,93 @@
+"""Where each parameter lies: rules by its name, which hold for gradients and the moments of an optimiser as well."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.tree_util as jtu
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+from ..checkpoint.pytree import is_parameter, parameter_name
+from .mesh import BATCH_AXES
+
+
+Tree = TypeVar("Tree", bound=PyTree)
+Rules = Sequence[tuple[str, PartitionSpec]]
+
+RULES: Rules = (
+    # Megatron's pairs: the first map of a block is cut by its outputs, the second by its inputs.
+    (r"(q_proj|k_proj|v_proj|fc1)(\.linear)?\.weight", PartitionSpec("tensor", "fsdp")),
+    (r"(q_proj|k_proj|v_proj|fc1)(\.linear)?\.(bias|weight_scale)", PartitionSpec("tensor")),
+    (r"(\w+_attn\.out_proj|fc2)(\.linear)?\.weight", PartitionSpec("fsdp", "tensor")),
+    # By the width: BART's vocabulary is 3 * 3 * 5 * 1117, which no power of two divides.
+    (r"(shared|embed_tokens|lm_head)\.weight", PartitionSpec(None, ("tensor", "fsdp"))),
+    (r"embed_positions\.weight", PartitionSpec(None, "fsdp")),
+)
+"""Pairs of a regular expression and the mesh axes of the parameter's axes.
+
+The first expression that matches the end of a name holds, from a dot on; what none matches (norms, most biases, small
+heads) is whole on every device.
+"""
+
+
+def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> PyTree:
+    """The sharding of every array, by its name.
+
+    Args:
+        tree: A model, its gradients, the state of its optimiser, or `jax.ShapeDtypeStruct`s for any of these. Names are
+            paths in it: `model.encoder.layers.0.fc1.weight`.
+        mesh: From `make_mesh`.
+        rules: For a model with other parameters, put your rules before `RULES`.
+
+    Returns:
+        `tree` with a `NamedSharding` for each array and `None` for all else: for `out_shardings`, `jax.device_put`, or
+        a checkpoint that is restored on this mesh. A parameter that has more axes than its rule, such as one of stacked
+        layers, follows it with its last ones. An axis that a mesh axis does not divide stays whole.
+    """
+
+    return jtu.tree_map_with_path(lambda path, leaf: sharding_of(path, leaf, mesh, rules), tree)
+
+
+def sharding_of(path: jtu.KeyPath, leaf: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> NamedSharding | None:
+    """That of one array; `None` for what is none."""
+    if not is_parameter(leaf):
+        return None
+    matching = (spec for pattern, spec in rules if re.search(rf"(^|\.){pattern}$", parameter_name(path)))
+    return NamedSharding(mesh, _fitted(next(matching, PartitionSpec()), leaf.shape, mesh))
+
+
+def shard(tree: Tree, mesh: Mesh, rules: Rules = RULES) -> Tree:
+    """The arrays of `tree` on the devices of `mesh`, as `shardings` says. `generate` and `jax.jit` take them as any."""
+    put = lambda sharding, leaf: leaf if sharding is None else jax.device_put(leaf, sharding)
+    return jax.tree.map(put, shardings(tree, mesh, rules), tree, is_leaf=lambda node: node is None)
+
+
+def shard_batch(tree: Tree, mesh: Mesh) -> Tree:
+    """Arrays `[batch, ...]`, with their first axis over `data` and `fsdp`.
+
+    Raises:
+        ValueError: if these do not divide it.
+    """
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
+
+
+def _fitted(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
+    """`spec` for the last axes of `shape`, without the mesh axes that do not divide them."""
+    if len(spec) > len(shape):
+        return PartitionSpec()
+    axes: list[Any] = [None] * (len(shape) - len(spec))
+    for size, entry in zip(shape[len(axes) :], spec, strict=True):
+        kept: list[str] = []
+        for name in mesh_axes(entry):
+            if size % (math.prod(mesh.shape[other] for other in kept) * mesh.shape[name]) == 0:
+                kept.append(name)
+        axes.append(tuple(kept) or None)
+    return PartitionSpec(*axes)
+
+
+def mesh_axes(entry: Any) -> tuple[str, ...]:
+    """The mesh axes in an entry of a `PartitionSpec`."""
+    return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
