@@ -14,6 +14,7 @@ from jaxtyping import TypeCheckError
 
 import bart_eqx
 from bart_eqx.checkpoint.formats.safetensors import read_safetensors
+from bart_eqx.checkpoint.pytree import to_numpy
 from bart_eqx.generation.processors.scores import int_setting
 from examples.stacked import stack
 from examples.whisper.checkpoint import convert, from_pretrained
@@ -45,8 +46,8 @@ def whisper() -> Any:
 
 
 @pytest.fixture(scope="module")
-def transcriber(whisper: Any) -> Transcriber:
-    return Transcriber(whisper, SpeechTokens.from_dict(json.loads((FOLDER / "generation_config.json").read_text())))
+def transcriber() -> Transcriber:
+    return Transcriber.from_pretrained(FOLDER)
 
 
 @eqx.filter_jit
@@ -76,6 +77,7 @@ class TestPyTorch:
         result = transcriber(STORED["features"], max_new_tokens=12, **options)
         np.testing.assert_array_equal(result.sequences, STORED[f"tokens.{case}"])
         if "num_beams" in options:
+            assert result.scores is not None
             np.testing.assert_allclose(result.scores, STORED[f"scores.{case}"], rtol=1e-5)
 
     def test_timestamp_rules(self) -> None:
@@ -90,19 +92,21 @@ def test_cached_equals_full(whisper: Any) -> None:
     features, target = STORED["features"], STORED["target"]
 
     @eqx.filter_jit
-    def in_chunks(model: Any) -> jax.Array:
+    def in_chunks(model: Any) -> tuple[jax.Array, jax.Array]:
         cache, parts = model.model.init_cache(6, 9, model.encode(features)), []
         for start, end in ((0, 3), (3, 4), (4, 7)):
             output, cache = model.decode(target[:, start:end], cache)
             parts.append(output.logits)
-        return jnp.concatenate(parts, axis=1)
+        return jnp.concatenate(parts, axis=1), model(features[1], target[1]).logits
 
-    assert relative_error(in_chunks(whisper), outputs(whisper, features, target).logits) <= 1e-5
+    chunks, alone = in_chunks(whisper)
+    whole = outputs(whisper, features, target).logits
+    assert relative_error(chunks, whole) <= 1e-5 and relative_error(alone, whole[1]) <= 1e-5
 
 
 def test_generates(whisper: Any) -> None:
     """Greedy search chooses the best word at each step, and four beams have the scores of their sequences: both as read
-    in one piece, without a cache. Of one spectrogram without a batch axis, the same."""
+    in one piece, without a cache."""
     features = STORED["features"][:2]
     plain: dict[str, Any] = dict(max_length=9, min_length=9, suppress_tokens=None, begin_suppress_tokens=None)
     greedy = bart_eqx.generate(whisper, features, output_logits=True, **plain)
@@ -114,10 +118,6 @@ def test_generates(whisper: Any) -> None:
     scores = jnp.take_along_axis(jax.nn.log_softmax(logits), sequences[:, 1:, None], axis=-1).sum(axis=(1, 2)) / 8
     np.testing.assert_allclose(beams.scores, scores[8:], rtol=1e-5)
     assert len({tuple(row) for row in np.asarray(beams.sequences[:4])}) == 4
-    alone = bart_eqx.generate(whisper, features[0], **plain)
-    np.testing.assert_array_equal(alone.sequences, greedy.sequences[0])
-    streamed = list(bart_eqx.stream(whisper, features[0], **plain))
-    assert [START, *map(int, streamed)] == alone.sequences.tolist()
 
 
 def test_samples_obey_the_rules(transcriber: Transcriber) -> None:
@@ -131,24 +131,28 @@ def test_samples_obey_the_rules(transcriber: Transcriber) -> None:
         assert row[:3].tolist() == [START, GERMAN, TRANSCRIBE] and NO_TIMESTAMPS < row[3] <= NO_TIMESTAMPS + 5
         is_time = row[3:length] > NO_TIMESTAMPS
         assert NO_TIMESTAMPS not in row[3:] and (np.diff(row[3:length][is_time]) >= 0).all()
-        runs = "".join("t" if time else " " for time in is_time).split()
-        assert runs[0] == "t" and all(run == "tt" for run in runs[1:-1]) and runs[-1] in ("t", "tt")
+        for i in range(1, length - 3):
+            closed, opened = (
+                is_time[i - 1] and (i < 2 or is_time[i - 2]),
+                is_time[i - 1] and not (i < 2 or is_time[i - 2]),
+            )
+            assert not (closed and is_time[i]) and not (opened and row[3 + i] < END)
         counts.add(int(is_time.sum()))
     assert result.finite.all() and len(counts) > 3
 
 
 def test_forced_tokens(whisper: Any) -> None:
     forced = ForcedTokens(jnp.array([-1, GERMAN, -1, TRANSCRIBE]))
-    result = bart_eqx.generate(whisper, STORED["features"][:2], logits_processor=[forced], max_length=9)
-    free = bart_eqx.generate(whisper, STORED["features"][:2], decoder_input_ids=result.sequences[:, :4], max_length=9)
+    result = bart_eqx.generate(whisper, STORED["features"][:2], logits_processor=[forced], max_length=6)
     np.testing.assert_array_equal(result.sequences[:, [1, 3]], [[GERMAN, TRANSCRIBE]] * 2)
-    np.testing.assert_array_equal(result.sequences, free.sequences)
+    assert not (result.sequences[:, [2, 4, 5]] == GERMAN).any() and result.finite.all()
 
 
 class TestInitCache:
     def test_shapes(self, whisper: Any) -> None:
         """As in the reference (`oracle/test_whisper.py`), for each of the decoder's layers."""
-        cache = whisper.model.init_cache(2, 9, bart_eqx.BaseModelOutput(jnp.zeros((2, 7, 12))))
+        encoded = bart_eqx.BaseModelOutput(jnp.zeros((2, 7, 12)))
+        cache = eqx.filter_eval_shape(whisper.model.init_cache, 2, 9, encoded)
         assert len(cache.self_attn) == len(cache.cross_attn) == whisper.config.decoder_layers == 1
         shapes = [(kv.keys.shape, kv.values.shape) for kv in (*cache.self_attn, *cache.cross_attn)]
         assert shapes == [((2, 2, 6, 9), (2, 2, 9, 6)), ((2, 2, 6, 7), (2, 2, 7, 6))]
@@ -214,8 +218,10 @@ class TestCheckpoints:
         convert(self.folder(tmp_path, file, name, {}), tmp_path / "converted")
         model, again = from_pretrained(tmp_path), from_pretrained(tmp_path / "converted")
         wanted = random_whisper(name)
-        assert eqx.tree_equal(eqx.filter(model, eqx.is_array), eqx.filter(wanted, eqx.is_array))
-        assert eqx.tree_equal(model, again)
+        of_wanted, *others = map(to_numpy, (wanted, model, again))
+        for other in others:
+            assert other.keys() == of_wanted.keys() and all(np.array_equal(other[key], of_wanted[key]) for key in other)
+        assert jax.tree.structure(model) == jax.tree.structure(again)
         assert model.generation_config.suppress_tokens == (1, 5, 9, START) and not model.generation_config.unusable
         names = values(read_safetensors(tmp_path / "converted/model.safetensors"))
         assert ("proj_out.weight" in names) == (name == "untied")
@@ -245,6 +251,12 @@ class TestCheckpoints:
 
 def test_what_is_written_for_bart_works_here(whisper: Any) -> None:
     """Layers in one scan, int8 weights."""
-    features, target = STORED["features"], STORED["target"]
-    assert relative_error(outputs(stack(whisper), features, target).logits, STORED["logits"]) <= LIMIT
-    assert relative_error(outputs(bart_eqx.quantize(whisper), features, target).logits, STORED["logits"]) <= 0.1
+
+    @eqx.filter_jit
+    def both(model: Any) -> list[jax.Array]:
+        others = stack(model), bart_eqx.quantize(model)
+        return [other(STORED["features"], STORED["target"]).logits for other in others]
+
+    stacked, of_int8 = both(whisper)
+    assert relative_error(stacked, STORED["logits"]) <= LIMIT
+    assert 1e-4 < relative_error(of_int8, STORED["logits"]) <= 0.1

@@ -21,7 +21,7 @@ from bart_eqx.checkpoint.write import config_fields, write_json, write_weights
 
 from .conditional_generation import WhisperForConditionalGeneration
 from .config import WhisperConfig
-from .transcriber import SPEECH_FIELDS
+from .speech_tokens import SPEECH_FIELDS
 
 
 # Transformers' names, and our attribute paths where they differ.

@@ -20,7 +20,7 @@ _HARMLESS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class WhisperConfig:
-    """The fields of `transformers.WhisperConfig` that say what the network is. The defaults are whisper-tiny's.
+    """The fields of `transformers.WhisperConfig` that say what the network is. The defaults are its own.
 
     Raises:
         ValueError: if a size is not positive, or as `bart_eqx.BartConfig` does.
@@ -45,10 +45,10 @@ class WhisperConfig:
     encoder_layerdrop: float = 0.0
     decoder_layerdrop: float = 0.0
     init_std: float = 0.02
-    decoder_start_token_id: int = 50258
-    bos_token_id: int = 50257
-    eos_token_id: int = 50257
-    pad_token_id: int = 50257
+    decoder_start_token_id: int = 50257
+    bos_token_id: int = 50256
+    eos_token_id: int = 50256
+    pad_token_id: int = 50256
     forced_bos_token_id: int | None = None
     forced_eos_token_id: int | None = None
     tie_word_embeddings: bool = True

@@ -43,6 +43,19 @@ class Convolutions(eqx.Module):
     conv1: Convolution
     conv2: Convolution
 
+    def __init__(self, mel: int, dim: int, *, init_std: float, dtype: DTypeLike, key: PRNGKeyArray):
+        """
+        Args:
+            mel: Rows of the spectrogram.
+            dim: The width of a vector.
+            init_std: Standard deviation of the initial weights.
+            dtype: Of the parameters.
+            key: For the initial weights.
+        """
+        keys = jr.split(key)
+        self.conv1 = Convolution(mel, dim, stride=1, init_std=init_std, dtype=dtype, key=keys[0])
+        self.conv2 = Convolution(dim, dim, stride=2, init_std=init_std, dtype=dtype, key=keys[1])
+
     def __call__(self, input_features: Float[Array, "*batch mel frames"]) -> Float[Array, "*batch src dim"]:
         gelu = ACTIVATION_FUNCTIONS["gelu"]
         x = input_features.astype(self.conv1.weight.dtype)

@@ -20,7 +20,7 @@ from bart_eqx.model.outputs import BaseModelOutputWithCrossAttentions, Seq2SeqMo
 from bart_eqx.typing import HostArray
 
 from .config import WhisperConfig
-from .convolutions import Convolution, Convolutions, sinusoids
+from .convolutions import Convolutions, sinusoids
 
 
 Side = TypeVar("Side", BartEncoder, BartDecoder)
@@ -41,7 +41,7 @@ class WhisperModel(eqx.Module):
             dtype: Of the parameters.
             key: For the initial weights.
         """
-        keys, dim = jr.split(key, 6), config.d_model
+        keys, dim = jr.split(key, 5), config.d_model
         new: dict[str, Any] = dict(init_std=config.init_std, dtype=dtype)
         pre_norm: dict[str, Any] = dict(residual=bart_eqx.PreNorm(), dtype=dtype)
         encoder = BartEncoder.from_config(config.bart, **pre_norm, key=keys[0])
@@ -50,10 +50,7 @@ class WhisperModel(eqx.Module):
         positions = LearnedPositionalEmbedding(config.max_target_positions, dim, offset=0, **new, key=keys[3])
         sines = LearnedPositionalEmbedding(config.max_source_positions, dim, offset=0, **new, key=keys[3])
         sines = eqx.tree_at(lambda table: table.weight, sines, sinusoids(*sines.weight.shape).astype(dtype))
-        self.convolutions = Convolutions(
-            conv1=Convolution(config.num_mel_bins, dim, stride=1, **new, key=keys[4]),
-            conv2=Convolution(dim, dim, stride=2, **new, key=keys[5]),
-        )
+        self.convolutions = Convolutions(config.num_mel_bins, dim, **new, key=keys[4])
         self.encoder = _of_whisper(encoder, sines)
         self.decoder = _of_whisper(decoder, positions)
         self.config = config

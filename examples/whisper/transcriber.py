@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -10,36 +11,15 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 import bart_eqx
+from bart_eqx.checkpoint.find import find
+from bart_eqx.checkpoint.formats.json import read_json
 from bart_eqx.generation.processors.scores import int_setting
 from bart_eqx.typing import HostArray
 
+from .checkpoint import from_pretrained
 from .conditional_generation import WhisperForConditionalGeneration
 from .processors import TimestampRules
-
-
-# Fields of a generation_config.json that only Whisper has. `SpeechTokens` reads four of them; the others are replaced
-# by arguments of `Transcriber`, or are for recordings of more than 30 seconds.
-SPEECH_FIELDS = frozenset(
-    "alignment_heads compression_ratio_threshold condition_on_prev_tokens forced_decoder_ids is_multilingual "
-    "lang_to_id language logprob_threshold max_initial_timestamp_index median_filter_width no_speech_threshold "
-    "no_timestamps_token_id prev_sot_token_id prompt_condition_type return_timestamps task task_to_id".split()
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class SpeechTokens:
-    """The tokens of a Whisper's prompt. A model of one language has none for languages and tasks."""
-
-    no_timestamps_token_id: int
-    max_initial_timestamp_index: int | None = None
-    lang_to_id: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """As in generation_config.json: `{"<|en|>": 50259, ...}`."""
-    task_to_id: Mapping[str, int] = dataclasses.field(default_factory=dict)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "SpeechTokens":
-        """Read the contents of a generation_config.json."""
-        return cls(**{name: fields[name] for name in cls.__dataclass_fields__ if name in fields})
+from .speech_tokens import SpeechTokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +28,12 @@ class Transcriber:
 
     model: WhisperForConditionalGeneration
     tokens: SpeechTokens
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> "Transcriber":
+        """From a folder or the Hub. The arguments are those of `checkpoint.from_pretrained`."""
+        settings = read_json(find(source).folder / "generation_config.json")
+        return cls(from_pretrained(source, **options), SpeechTokens.from_dict(settings))
 
     def __call__(
         self,
@@ -73,10 +59,11 @@ class Transcriber:
         prompt = self._prompt(encoded, language, task, return_timestamps)
         processors = list(options.pop("logits_processor", ()))
         if return_timestamps:
-            settings, latest = self.model.generation_config.override(**options), self.tokens.max_initial_timestamp_index
+            eos = options.get("eos_token_id", self.model.generation_config.eos_token_id)
+            latest = self.tokens.max_initial_timestamp_index
             rules = TimestampRules(
                 no_timestamps=int_setting(self.tokens.no_timestamps_token_id),
-                eos=int_setting(settings.eos_token_ids[0]),
+                eos=int_setting(int(np.ravel(eos)[0])),
                 begin=int_setting(prompt.shape[-1]),
                 max_initial=int_setting(self.model.config.vocab_size if latest is None else latest),
             )

@@ -141,6 +141,7 @@ def test_tokens(num_beams: int, return_timestamps: bool) -> None:
         got = bart_eqx.generate(model, spectrograms(3, seed), semantics="flax", logits_processor=processors, **options)
         np.testing.assert_array_equal(got.sequences, wanted.sequences)
         if num_beams > 1:
+            assert got.scores is not None
             np.testing.assert_allclose(got.scores, wanted.scores, rtol=1e-5, atol=1e-5)
         lengths |= set(got.lengths.tolist())
         stamps += int(np.sum(np.asarray(got.sequences) > NO_TIMESTAMPS))
