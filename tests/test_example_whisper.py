@@ -16,6 +16,8 @@ import bart_eqx
 from bart_eqx.checkpoint.formats.safetensors import read_safetensors
 from bart_eqx.checkpoint.pytree import to_numpy
 from bart_eqx.generation.processors.scores import int_setting
+from bart_eqx.training import rematerialise
+from examples import lora
 from examples.stacked import stack
 from examples.whisper.checkpoint import convert, from_pretrained
 from examples.whisper.config import WhisperConfig
@@ -250,13 +252,15 @@ class TestCheckpoints:
 
 
 def test_what_is_written_for_bart_works_here(whisper: Any) -> None:
-    """Layers in one scan, int8 weights."""
+    """Layers in one scan, layers computed twice, adapters by path, int8 weights."""
+    adapted = lora.attach(whisper, r".*\.[qv]_proj", rank=2, alpha=4.0, key=jax.random.key(0))
 
     @eqx.filter_jit
-    def both(model: Any) -> list[jax.Array]:
-        others = stack(model), bart_eqx.quantize(model)
-        return [other(STORED["features"], STORED["target"]).logits for other in others]
+    def logits(models: Any) -> list[jax.Array]:
+        return [model(STORED["features"], STORED["target"]).logits for model in models]
 
-    stacked, of_int8 = both(whisper)
-    assert relative_error(stacked, STORED["logits"]) <= LIMIT
+    *same, of_int8 = logits([stack(whisper), rematerialise(whisper), adapted, bart_eqx.quantize(whisper)])
+    assert all(relative_error(one, STORED["logits"]) <= LIMIT for one in same)
     assert 1e-4 < relative_error(of_int8, STORED["logits"]) <= 0.1
+    adapters = jax.tree.leaves(eqx.filter(adapted, lora.is_adapter(adapted)))
+    assert len(adapters) == 2 * 2 * (3 + 2)  # two in each of two maps, in three and two attentions

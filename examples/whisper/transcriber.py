@@ -48,7 +48,7 @@ class Transcriber:
 
         Args:
             input_features: Spectrograms, as transformers' `WhisperFeatureExtractor` makes them.
-            language: One of `lang_to_id`, as `"<|en|>"`; by default the likeliest for each row.
+            language: A code, such as "en"; by default the likeliest for each row.
             task: One of `task_to_id`: "transcribe", or "translate" into English.
             return_timestamps: Whether to generate tokens for times, in pairs around segments.
 
@@ -77,11 +77,10 @@ class Transcriber:
     ) -> Integer[np.ndarray, "*batch prompt"]:
         tokens: list[Any] = [self.model.generation_config.decoder_start_token_id]
         if self.tokens.lang_to_id:
-            tokens.append(
-                detect_language(self.model, encoded, self.tokens.lang_to_id)
-                if language is None
-                else (_id_of("language", f"<|{language}|>", self.tokens.lang_to_id))
-            )
+            if language is None:
+                tokens.append(detect_language(self.model, encoded, self.tokens.lang_to_id))
+            else:
+                tokens.append(_id_of("language", f"<|{language}|>", self.tokens.lang_to_id))
             tokens.append(_id_of("task", task, self.tokens.task_to_id))
         elif language is not None or task != "transcribe":
             raise ValueError(f"This model transcribes one language. Got language={language!r} and task={task!r}.")
