@@ -263,6 +263,25 @@ class TestLayers:
         with pytest.raises(ValueError, match="max_position_embeddings=11 tokens. Got 12"):
             other(jnp.zeros((12, 32)))
 
+    def test_pre_norm(self) -> None:
+        """By its definition. `test_example_whisper.py` compares both sides with Whisper's."""
+        layer = bart_eqx.BartEncoderLayer(CONFIG.encoder_layer, residual=bart_eqx.PreNorm(), key=jax.random.key(0))
+        positions = jnp.broadcast_to(jnp.arange(5), (2, 5))
+
+        @eqx.filter_jit
+        def both(layer: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            y = layer.self_attn_layer_norm(x)
+            keys, values = layer.self_attn.project_kv(y, positions)
+            middle = x + layer.self_attn.attend(y, keys, values, None, positions, positions)[0]
+            y = layer.fc2(jax.nn.gelu(layer.fc1(layer.final_layer_norm(middle)), approximate=False))
+            return layer(x, None, positions)[0], middle + y
+
+        got, wanted = both(layer, 3 * jax.random.normal(jax.random.key(1), (2, 5, 32)) + 1)
+        assert relative_error(got, wanted) <= LIMIT
+        assert isinstance(
+            bart_eqx.BartEncoderLayer(CONFIG.encoder_layer, key=jax.random.key(0)).residual, bart_eqx.PostNorm
+        )
+
     def test_a_narrow_decoder_with_one_wide_norm(self) -> None:
         """The cache has the widest dtype of the parameters, so that cached equals full."""
         model = random_model(bart_eqx.BartForConditionalGeneration, CONFIG, jnp.bfloat16)

@@ -24,7 +24,12 @@ from .model.language_model import (
     AbstractLanguageModel as AbstractLanguageModel,
     AbstractSeq2SeqLM as AbstractSeq2SeqLM,
 )
-from .model.layers import AbstractLinear as AbstractLinear
+from .model.layers import (
+    AbstractLinear as AbstractLinear,
+    AbstractResidual as AbstractResidual,
+    PostNorm as PostNorm,
+    PreNorm as PreNorm,
+)
 from .model.masks import shift_tokens_right as shift_tokens_right
 from .model.outputs import BaseModelOutput as BaseModelOutput
 from .model.quantized import quantize as quantize

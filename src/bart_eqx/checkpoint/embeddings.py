@@ -11,6 +11,7 @@ Equal copies become one leaf. Tables that differ are kept, and used as transform
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +23,18 @@ SIDES = ("encoder", "decoder")
 SHARED = "shared.weight"
 TABLES = (SHARED, "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 HEAD = "lm_head.weight"
+
+
+@runtime_checkable
+class TableConfig(Protocol):
+    """What loading asks of a model's configuration: a `BartConfig`, or that of a model of another kind."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def tie_word_embeddings(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)

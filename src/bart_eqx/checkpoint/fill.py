@@ -13,8 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
-from ..config import BartConfig
-from .embeddings import SHARED, resolve_tables
+from .embeddings import SHARED, TableConfig, resolve_tables
 from .errors import MismatchError
 from .finite import checked
 from .formats.lazy_array import LazyArray, widest_float
@@ -27,7 +26,7 @@ from .rows import fit_rows
 
 def fill(
     cls: type[Model],
-    config: BartConfig,
+    config: TableConfig,
     arrays: Mapping[str, LazyArray],
     *,
     dtype: DTypeLike | None = None,
@@ -40,7 +39,7 @@ def fill(
     """A model in inference mode whose parameters are the arrays of a checkpoint.
 
     Args:
-        cls: One of the five classes.
+        cls: One of the five classes, or another one whose attribute paths are these names, with or without `model.`.
         config: Its configuration.
         arrays: By bare names, in PyTorch's layouts.
         dtype: Of the parameters; by default the widest of the arrays.

@@ -11,14 +11,13 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from ..config import BartConfig
 from ..model.bart import BartModel
 from ..model.causal_lm import BartForCausalLM
 from ..model.conditional_generation import BartForConditionalGeneration
 from ..model.quantized import quantize
 from ..model.question_answering import BartForQuestionAnswering
 from ..model.sequence_classification import BartForSequenceClassification
-from .embeddings import SHARED, SIDES
+from .embeddings import SHARED, SIDES, TableConfig
 from .formats.lazy_array import LazyArray
 from .names import bare
 
@@ -68,7 +67,7 @@ def lazy_parameters(model: Any) -> dict[str, LazyArray]:
 
 
 def builder(
-    cls: Callable[..., Model], config: BartConfig, *, own_tables: Sequence[str] = (), int8: bool = False, **fields: Any
+    cls: Callable[..., Model], config: TableConfig, *, own_tables: Sequence[str] = (), int8: bool = False, **fields: Any
 ) -> Callable[..., Model]:
     """A function from a `key` to a new model.
 

@@ -9,16 +9,15 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from ..config import BartConfig
 from ..model.resize import new_rows
-from .embeddings import HEAD, TABLES, Tables
+from .embeddings import HEAD, TABLES, TableConfig, Tables
 from .errors import MismatchError
 from .formats.lazy_array import LazyArray, is_float
 from .match import BIAS
 
 
 def fit_rows(
-    tables: Tables, config: BartConfig, wanted: Collection[str], key: PRNGKeyArray | None
+    tables: Tables, config: TableConfig, wanted: Collection[str], key: PRNGKeyArray | None
 ) -> tuple[Tables, tuple[str, ...]]:
     """Give every array that has a row for each token as many rows as `config` has tokens.
 

@@ -265,12 +265,4 @@ class BartModel(eqx.Module, TransformersModel):
             output_hidden_states=output_hidden_states,
             key=decoder_key,
         )
-        return Seq2SeqModelOutput(
-            last_hidden_state=decoded.last_hidden_state,
-            decoder_hidden_states=decoded.hidden_states,
-            decoder_attentions=decoded.attentions,
-            cross_attentions=decoded.cross_attentions,
-            encoder_last_hidden_state=encoded.last_hidden_state,
-            encoder_hidden_states=encoded.hidden_states,
-            encoder_attentions=encoded.attentions,
-        )
+        return Seq2SeqModelOutput.joining(encoded, decoded)

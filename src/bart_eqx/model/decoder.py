@@ -23,7 +23,7 @@ from .cache import DecoderCache, KVCache
 from .checks import check_axes, nan_unless
 from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
 from .float16 import warn_of_float16_training
-from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward
+from .layers import AbstractLinear, AbstractResidual, LayerDrop, LayerNorm, Linear, PostNorm, feed_forward
 from .masks import causal_mask, padding_mask
 from .outputs import BaseModelOutputWithCrossAttentions
 from .signature import one_sentence_errors
@@ -89,7 +89,7 @@ class AbstractDecoderLayer(eqx.Module):
 
 
 class BartDecoderLayer(AbstractDecoderLayer):
-    """Causal self-attention, attention to the source, feed-forward; each added to its input and then normalised."""
+    """Causal self-attention, attention to the source, feed-forward, each with a residual connection."""
 
     self_attn: AbstractAttention
     self_attn_layer_norm: LayerNorm
@@ -98,14 +98,23 @@ class BartDecoderLayer(AbstractDecoderLayer):
     fc1: AbstractLinear
     fc2: AbstractLinear
     final_layer_norm: LayerNorm
+    residual: AbstractResidual
     dropout: eqx.nn.Dropout
     activation_dropout: eqx.nn.Dropout
     activation_fn: Callable[[Array], Array] = eqx.field(static=True)
 
-    def __init__(self, config: LayerConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
+    def __init__(
+        self,
+        config: LayerConfig,
+        *,
+        residual: AbstractResidual | None = None,
+        dtype: DTypeLike = jnp.float32,
+        key: PRNGKeyArray,
+    ):
         """
         Args:
             config: Sizes and rates: `BartConfig.decoder_layer`.
+            residual: Where the norms stand: `PostNorm()`, which is BART's and the default, or `PreNorm()`.
             dtype: Of the parameters.
             key: For the initial weights.
         """
@@ -126,6 +135,7 @@ class BartDecoderLayer(AbstractDecoderLayer):
         self.fc1 = linear(config.dim, config.ffn_dim, key=fc1_key)
         self.fc2 = linear(config.ffn_dim, config.dim, key=fc2_key)
         self.final_layer_norm = LayerNorm(config.dim, dtype=dtype)
+        self.residual = PostNorm() if residual is None else residual
         self.dropout = eqx.nn.Dropout(config.dropout, inference=True)
         self.activation_dropout = eqx.nn.Dropout(config.activation_dropout, inference=True)
         self.activation_fn = ACTIVATION_FUNCTIONS[config.activation_function]
@@ -161,16 +171,17 @@ class BartDecoderLayer(AbstractDecoderLayer):
     ]:
         keys = [None] * 6 if key is None else jr.split(key, 6)
         self_weights_key, self_key, cross_weights_key, cross_key, activation_key, ffn_key = keys
-        past = past.write(*project_kv(self.self_attn, x, positions), start)
+        y = self.residual.before(x, self.self_attn_layer_norm)
+        past = past.write(*project_kv(self.self_attn, y, positions), start)
         y, self_weights = attend(
-            self.self_attn, x, past.keys, past.values, mask, positions, past_positions, key=self_weights_key
+            self.self_attn, y, past.keys, past.values, mask, positions, past_positions, key=self_weights_key
         )
-        x = self.self_attn_layer_norm(x + self.dropout(y, key=self_key))
+        x = self.residual.after(x, self.dropout(y, key=self_key), self.self_attn_layer_norm)
         cross_weights = None
         if source is not None:
             y, cross_weights = attend(
                 self.encoder_attn,
-                x,
+                self.residual.before(x, self.encoder_attn_layer_norm),
                 source.cache.keys,
                 source.cache.values,
                 source.mask,
@@ -178,9 +189,11 @@ class BartDecoderLayer(AbstractDecoderLayer):
                 source.positions,
                 key=cross_weights_key,
             )
-            x = self.encoder_attn_layer_norm(x + self.dropout(y, key=cross_key))
-        y = feed_forward(x, self.fc1, self.activation_fn, self.activation_dropout, self.fc2, key=activation_key)
-        return self.final_layer_norm(x + self.dropout(y, key=ffn_key)), past, self_weights, cross_weights
+            x = self.residual.after(x, self.dropout(y, key=cross_key), self.encoder_attn_layer_norm)
+        y = self.residual.before(x, self.final_layer_norm)
+        y = feed_forward(y, self.fc1, self.activation_fn, self.activation_dropout, self.fc2, key=activation_key)
+        x = self.residual.after(x, self.dropout(y, key=ffn_key), self.final_layer_norm)
+        return x, past, self_weights, cross_weights
 
 
 @eqx.filter_jit
@@ -229,10 +242,11 @@ class BartDecoder(eqx.Module):
         config: BartConfig,
         *,
         embed_tokens: AbstractEmbedding | None = None,
+        residual: AbstractResidual | None = None,
         dtype: DTypeLike = jnp.float32,
         key: PRNGKeyArray,
     ) -> "BartDecoder":
-        """BART's decoder, with random weights of `dtype` from `key`."""
+        """BART's decoder, with random weights of `dtype` from `key`. `residual` is that of its layers."""
         positions_key, layers_key = jr.split(key)
         return cls(
             embed_tokens=embed_tokens,
@@ -241,7 +255,7 @@ class BartDecoder(eqx.Module):
             ),
             layernorm_embedding=LayerNorm(config.d_model, dtype=dtype),
             layers=tuple(
-                BartDecoderLayer(config.decoder_layer, dtype=dtype, key=layer_key)
+                BartDecoderLayer(config.decoder_layer, residual=residual, dtype=dtype, key=layer_key)
                 for layer_key in jr.split(layers_key, config.decoder_layers)
             ),
             layer_norm=eqx.nn.Identity(),

@@ -18,7 +18,7 @@ from .activations import ACTIVATION_FUNCTIONS
 from .attention import AbstractAttention, BartAttention, attend, project_kv
 from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
 from .float16 import warn_of_float16_training
-from .layers import AbstractLinear, LayerDrop, LayerNorm, Linear, feed_forward
+from .layers import AbstractLinear, AbstractResidual, LayerDrop, LayerNorm, Linear, PostNorm, feed_forward
 from .masks import padding_mask
 from .outputs import BaseModelOutput
 from .signature import one_sentence_errors
@@ -43,21 +43,30 @@ class AbstractEncoderLayer(eqx.Module):
 
 
 class BartEncoderLayer(AbstractEncoderLayer):
-    """Self-attention, then feed-forward; each is added to its input and then normalised (post-norm)."""
+    """Self-attention, then feed-forward, each with a residual connection: in BART, added and then normalised."""
 
     self_attn: AbstractAttention
     self_attn_layer_norm: LayerNorm
     fc1: AbstractLinear
     fc2: AbstractLinear
     final_layer_norm: LayerNorm
+    residual: AbstractResidual
     dropout: eqx.nn.Dropout
     activation_dropout: eqx.nn.Dropout
     activation_fn: Callable[[Array], Array] = eqx.field(static=True)
 
-    def __init__(self, config: LayerConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray):
+    def __init__(
+        self,
+        config: LayerConfig,
+        *,
+        residual: AbstractResidual | None = None,
+        dtype: DTypeLike = jnp.float32,
+        key: PRNGKeyArray,
+    ):
         """
         Args:
             config: Sizes and rates: `BartConfig.encoder_layer`.
+            residual: Where the norms stand: `PostNorm()`, which is BART's and the default, or `PreNorm()`.
             dtype: Of the parameters.
             key: For the initial weights.
         """
@@ -75,6 +84,7 @@ class BartEncoderLayer(AbstractEncoderLayer):
         self.fc1 = linear(config.dim, config.ffn_dim, key=fc1_key)
         self.fc2 = linear(config.ffn_dim, config.dim, key=fc2_key)
         self.final_layer_norm = LayerNorm(config.dim, dtype=dtype)
+        self.residual = PostNorm() if residual is None else residual
         self.dropout = eqx.nn.Dropout(config.dropout, inference=True)
         self.activation_dropout = eqx.nn.Dropout(config.activation_dropout, inference=True)
         self.activation_fn = ACTIVATION_FUNCTIONS[config.activation_function]
@@ -88,11 +98,13 @@ class BartEncoderLayer(AbstractEncoderLayer):
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch src dim"], Float[Array, "*batch heads src src"] | None]:
         weights_key, attn_key, activation_key, ffn_key = [None] * 4 if key is None else jr.split(key, 4)
-        keys, values = project_kv(self.self_attn, x, positions)
-        y, weights = attend(self.self_attn, x, keys, values, mask, positions, positions, key=weights_key)
-        x = self.self_attn_layer_norm(x + self.dropout(y, key=attn_key))
-        y = feed_forward(x, self.fc1, self.activation_fn, self.activation_dropout, self.fc2, key=activation_key)
-        return self.final_layer_norm(x + self.dropout(y, key=ffn_key)), weights
+        y = self.residual.before(x, self.self_attn_layer_norm)
+        keys, values = project_kv(self.self_attn, y, positions)
+        y, weights = attend(self.self_attn, y, keys, values, mask, positions, positions, key=weights_key)
+        x = self.residual.after(x, self.dropout(y, key=attn_key), self.self_attn_layer_norm)
+        y = self.residual.before(x, self.final_layer_norm)
+        y = feed_forward(y, self.fc1, self.activation_fn, self.activation_dropout, self.fc2, key=activation_key)
+        return self.residual.after(x, self.dropout(y, key=ffn_key), self.final_layer_norm), weights
 
 
 @eqx.filter_jit
@@ -124,8 +136,15 @@ class BartEncoder(eqx.Module):
     embed_scale: float = eqx.field(static=True)
 
     @classmethod
-    def from_config(cls, config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray) -> "BartEncoder":
-        """BART's encoder, with random weights of `dtype` from `key`."""
+    def from_config(
+        cls,
+        config: BartConfig,
+        *,
+        residual: AbstractResidual | None = None,
+        dtype: DTypeLike = jnp.float32,
+        key: PRNGKeyArray,
+    ) -> "BartEncoder":
+        """BART's encoder, with random weights of `dtype` from `key`. `residual` is that of its layers."""
         positions_key, layers_key = jr.split(key)
         return cls(
             embed_tokens=None,
@@ -134,7 +153,7 @@ class BartEncoder(eqx.Module):
             ),
             layernorm_embedding=LayerNorm(config.d_model, dtype=dtype),
             layers=tuple(
-                BartEncoderLayer(config.encoder_layer, dtype=dtype, key=layer_key)
+                BartEncoderLayer(config.encoder_layer, residual=residual, dtype=dtype, key=layer_key)
                 for layer_key in jr.split(layers_key, config.encoder_layers)
             ),
             layer_norm=eqx.nn.Identity(),

@@ -1,4 +1,4 @@
-"""The parts of every layer: linear maps, layer norms, the feed-forward block, LayerDrop.
+"""The parts of every layer: linear maps, layer norms, residual connections, the feed-forward block, LayerDrop.
 
 All take any number of leading axes. `equinox.nn.Linear` takes a single vector; `jax.vmap` over it costs two transposes
 and two copies a call on CPU. It also initialises uniformly, where BART draws from a normal distribution.
@@ -86,6 +86,44 @@ class LayerNorm(eqx.Module):
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
         return (centred * jax.lax.rsqrt(variance + self.eps)).astype(x.dtype) * self.weight + self.bias
+
+
+class AbstractResidual(eqx.Module):
+    """Where the norm of a residual connection stands. A layer has a connection around each of its blocks."""
+
+    @abc.abstractmethod
+    def before(self, x: Float[Array, "*batch dim"], norm: Callable[[Array], Array]) -> Float[Array, "*batch dim"]:
+        """The input of the block, from that of the connection."""
+
+    @abc.abstractmethod
+    def after(
+        self, x: Float[Array, "*batch dim"], y: Float[Array, "*batch dim"], norm: Callable[[Array], Array]
+    ) -> Float[Array, "*batch dim"]:
+        """The output of the connection, from its input `x` and the block's output `y`."""
+
+
+class PostNorm(AbstractResidual):
+    """`norm(x + block(x))` (arXiv:1706.03762): BART."""
+
+    def before(self, x: Float[Array, "*batch dim"], norm: Callable[[Array], Array]) -> Float[Array, "*batch dim"]:
+        return x
+
+    def after(
+        self, x: Float[Array, "*batch dim"], y: Float[Array, "*batch dim"], norm: Callable[[Array], Array]
+    ) -> Float[Array, "*batch dim"]:
+        return norm(x + y)
+
+
+class PreNorm(AbstractResidual):
+    """`x + block(norm(x))` (arXiv:2002.04745): mBART, Whisper. The stack then ends with a norm of its own."""
+
+    def before(self, x: Float[Array, "*batch dim"], norm: Callable[[Array], Array]) -> Float[Array, "*batch dim"]:
+        return norm(x)
+
+    def after(
+        self, x: Float[Array, "*batch dim"], y: Float[Array, "*batch dim"], norm: Callable[[Array], Array]
+    ) -> Float[Array, "*batch dim"]:
+        return x + y
 
 
 def feed_forward(

@@ -75,6 +75,19 @@ class Seq2SeqModelOutput(AbstractSeq2SeqOutput):
     encoder_hidden_states: tuple[Float[Array, "*batch src dim"], ...] | None
     encoder_attentions: tuple[Float[Array, "*batch encoder_heads src src"] | None, ...] | None
 
+    @classmethod
+    def joining(cls, encoded: BaseModelOutput, decoded: BaseModelOutputWithCrossAttentions) -> "Seq2SeqModelOutput":
+        """Of an encoder and a decoder."""
+        return cls(
+            last_hidden_state=decoded.last_hidden_state,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+            encoder_attentions=encoded.attentions,
+        )
+
 
 class Seq2SeqLMOutput(AbstractSeq2SeqOutput):
     """Of `BartForConditionalGeneration`."""
