@@ -71,7 +71,7 @@ def test_what_is_written_for_each_record(folder: Path) -> None:
     expected, failures = [], []
     for number, line in enumerate((folder / "in.jsonl").read_text().split("\n"), 1):
         try:
-            fields = json.loads(line) if line else {"id": None}
+            fields = json.loads(line) if line else dict[str, Any](id=None)
         except ValueError:
             failures.append(
                 {
@@ -194,7 +194,7 @@ def test_a_failing_batch_is_halved_down_to_the_record(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [MemoryError("full"), OSError(5, "broken"), TypeError("ours"), KeyboardInterrupt()])
 def test_what_is_not_the_fault_of_a_record_ends_the_run(folder: Path, error: BaseException) -> None:
     def load() -> Run:
-        def task(records: Sequence[Record]) -> list[Mapping[str, Any]]:
+        def task(records: Sequence[Record]) -> Sequence[Mapping[str, Any] | Failure]:
             if records[0].line > 100:
                 raise error
             return batch_task.load()(records)
@@ -468,6 +468,7 @@ def test_a_full_disk_at_every_write(folder: Path, monkeypatch: pytest.MonkeyPatc
     """The run ends with a message, no file is torn, and the next one continues."""
     module, name = call.split(".")
     original = getattr(os, name)
+    fault = 0
     for fault in range(1000):
         count = 0
 
@@ -611,7 +612,7 @@ from bart_eqx.batch import Stop, run_file, run_stream
 def main():
     if len(sys.argv) == 1:
         run_stream(batch_task.load(), sys.stdin.buffer, sys.stdout.buffer, format=batch_task.FORMAT,
-                   on_failure=sys.stderr.buffer.write, block_bytes=1)
+                   on_failure=sys.stderr.buffer.write, largest_block_bytes=1)
         return 0
     with Stop() as stop:
         def load():
@@ -624,10 +625,11 @@ def main():
 
 
 def command(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    """A process in which it is run as a command."""
     (folder / "command_of_test.py").write_text(_COMMAND)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(TESTS), *sys.path])}
     program = "from bart_eqx.process import run; run('command_of_test')"
-    return subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment, **options)
+    return subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment, text=False, **options)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -657,14 +659,29 @@ def test_a_pipe_that_nobody_reads_any_more_ends_a_stream_quietly(folder: Path) -
     process.stderr.close()
 
 
-def test_a_stream_is_the_file(folder: Path) -> None:
-    for block_bytes in (1, 2**13, 2**30):
-        out, failures = io.BytesIO(), list[bytes]()
-        with (folder / "in.jsonl").open("rb") as file:
-            counts = run_stream(
-                batch_task.load(), file, out, format=FORMAT, on_failure=failures.append, block_bytes=block_bytes
-            )
-        assert (out.getvalue(), b"".join(failures)) == contents(folder, "whole") and counts == (299, 3)
+class Flushed(io.BytesIO):
+    flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+@pytest.mark.parametrize(("first", "largest", "blocks"), [(2**30, 2**30, 1), (2**11, 2**13, 7), (2**11, 1, 303)])
+def test_a_stream_is_the_file(folder: Path, first: int, largest: int, blocks: int) -> None:
+    """Its blocks grow, so that the first results are early."""
+    out, failures = Flushed(), list[bytes]()
+    with (folder / "in.jsonl").open("rb") as file:
+        counts = run_stream(
+            batch_task.load(),
+            file,
+            out,
+            format=FORMAT,
+            on_failure=failures.append,
+            block_bytes=first,
+            largest_block_bytes=largest,
+        )
+    assert (out.getvalue(), b"".join(failures)) == contents(folder, "whole") and counts == (299, 3)
+    assert out.flushes == blocks
 
 
 # What it costs
