@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import random
 import re
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+import batch_model_task
 import batch_task
 from bart_eqx.batch import (
     Failure,
@@ -605,6 +607,46 @@ def test_a_kill_at_every_step(tmp_path: Path) -> None:
     print(driver(tmp_path, _EVERY_STEP, records=80))
 
 
+_MODEL = """
+import sys
+import batch_model_task as task
+from bart_eqx.batch import run_file
+run_file(task.load, sys.argv[1], sys.argv[2], format=task.FORMAT, identity=task.identity(), part_bytes=256)
+"""
+
+
+@pytest.mark.slow
+def test_kills_of_a_model(tmp_path: Path) -> None:
+    """As above, with a model: what it computes for a part depends on nothing but the part."""
+    (tmp_path / "in.jsonl").write_text("".join(f"{index * 7919 % 10 ** (1 + index % 6)}\n" for index in range(700)))
+    options = dict(
+        format=batch_model_task.FORMAT,
+        identity=batch_model_task.identity(),
+        part_bytes=256,
+        load=batch_model_task.load,
+    )
+    whole = run(tmp_path, "whole.jsonl", **options)
+    assert whole.parts >= 10 and whole.failed == 0 and whole.records == 700
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    chance = random.Random(0)
+    for kill in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _MODEL, str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")], env=environment
+        )
+        while len(list(tmp_path.glob("out.parts/part-*"))) <= kill:
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.05))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    report = run(tmp_path, **options)
+    assert report.complete and 0 < report.computed < report.parts
+    for index in (1, 0):
+        run(tmp_path, "shards.jsonl", shard=(index, 2), **options)
+    for name in ("out.jsonl", "shards.jsonl"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
 _COMMAND = """
 import sys
 import batch_task
@@ -624,17 +666,23 @@ def main():
 """
 
 
-def command(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+def command(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """A process in which it is run as a command."""
     (folder / "command_of_test.py").write_text(_COMMAND)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(TESTS), *sys.path])}
     program = "from bart_eqx.process import run; run('command_of_test')"
-    return subprocess.Popen([sys.executable, "-c", program, *arguments], env=environment, text=False, **options)
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_a_run_that_can_be_continued(folder: Path, number: int, status: int) -> None:
-    process = command(folder, str(folder / "in.jsonl"), str(folder / "out.jsonl"), stdout=subprocess.PIPE)
+    process = command(folder, str(folder / "in.jsonl"), str(folder / "out.jsonl"))
     assert process.stdout is not None
     assert process.stdout.readline() == b"loaded\n"
     while not list(folder.glob("out.parts/part-*")):
@@ -647,7 +695,7 @@ def test_a_signal_ends_a_run_that_can_be_continued(folder: Path, number: int, st
 
 
 def test_a_pipe_that_nobody_reads_any_more_ends_a_stream_quietly(folder: Path) -> None:
-    process = command(folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = command(folder)
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     process.stdin.write(b'{"text": "abc"}\n')
     process.stdin.flush()
