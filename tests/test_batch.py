@@ -169,13 +169,16 @@ def test_carried_values_that_utf8_cannot_write(tmp_path: Path) -> None:
     assert (tmp_path / "out.jsonl").read_text() == '{"id": 1, "kept": "\\ud800\\u00e9", "reversed": "a"}\n'
 
 
-def test_the_task_may_fail_a_record_and_a_number_that_is_not_finite_does(tmp_path: Path) -> None:
-    (tmp_path / "in.jsonl").write_text("a\nb\nc\n")
-    load = lambda: lambda records: [Failure("no"), {"score": float("nan")}, {"score": 0.5}]
-    assert run(tmp_path, load=load, format=RecordFormat("text")).failed == 2
+def test_the_task_may_fail_a_record_and_a_result_that_cannot_be_written_does(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("a\nb\nc\nd\n")
+    load = lambda: lambda records: [Failure("no"), {"score": float("nan")}, {"score": 0.5}, {"id": 0}]
+    assert run(tmp_path, load=load, format=RecordFormat("text")).failed == 3
     output, failures = contents(tmp_path, "out")
     assert output == b'{"id": 3, "score": 0.5}\n'
     assert failures.startswith(b'{"id": 1, "error": "no"}\n{"id": 2, "error": "Out of range float values are not JSON')
+    assert failures.endswith(
+        b'{"id": 4, "error": "it has a field \'id\', which the result would replace: rename it"}\n'
+    )
 
 
 def test_a_failing_batch_is_halved_down_to_the_record(tmp_path: Path) -> None:
@@ -619,7 +622,7 @@ run_file(task.load, sys.argv[1], sys.argv[2], format=task.FORMAT, identity=task.
 def test_kills_of_a_model(tmp_path: Path) -> None:
     """As above, with a model: what it computes for a part depends on nothing but the part."""
     (tmp_path / "in.jsonl").write_text("".join(f"{index * 7919 % 10 ** (1 + index % 6)}\n" for index in range(700)))
-    options = dict(
+    options: dict[str, Any] = dict(
         format=batch_model_task.FORMAT,
         identity=batch_model_task.identity(),
         part_bytes=256,

@@ -135,7 +135,6 @@ class Output:
                 "again with `overwrite`."
             )
         if not alone and not whole.acquire("exclusive"):
-            whole.acquire("shared", wait=True)
             raise OutputLockedError(f"{self.path} is being written by other shards, differently: {difference}.")
         self._clear()
         whole.acquire("exclusive" if alone else "shared", wait=True)

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from beartype import beartype
+
+from ..lazy_beartype import CONF
 from .errors import BatchError
 from .output import Output
 from .parts import Part
@@ -71,6 +74,7 @@ def resolve(task: str) -> Callable[..., Run]:
         raise ValueError(f"A task is named `module:function`. Got {task!r} ({error}).") from error
 
 
+@beartype(conf=CONF)
 def run_file_on_ray(
     task: str,
     arguments: Mapping[str, Any],
@@ -164,7 +168,9 @@ def _run_parts(
                 actor, part = running.pop(done)
                 try:
                     counts = ray.get(done)
-                except ray.exceptions.RayActorError as error:
+                except ray.exceptions.RayTaskError as error:  # what the worker raised
+                    raise (error.cause or error) from None
+                except ray.exceptions.RayError as error:
                     ray.kill(actor)  # it may only have been out of reach
                     deaths[part] += 1
                     if deaths[part] == _MAX_DEATHS:
@@ -177,8 +183,6 @@ def _run_parts(
                         waiting = next(parts)
                     start()
                     continue
-                except ray.exceptions.RayTaskError as error:
-                    raise (error.cause or error) from None
                 if part is not None:
                     yield counts
                 deaths[None] = 0

@@ -172,8 +172,10 @@ def result_line(record: Record, result: Mapping[str, Any]) -> bytes:
     """The output's line: the id, the other fields, the result.
 
     Raises:
-        ValueError: if the result has a number that is not finite.
+        ValueError: if the result would replace a field, or has a number that is not finite.
     """
+    if taken := sorted(record.carried.keys() & result.keys()):
+        raise ValueError(f"it has a field {taken[0]!r}, which the result would replace: rename it")
     return json_line({**record.carried, **result})
 
 

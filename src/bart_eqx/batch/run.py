@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from beartype import beartype
+
+from ..lazy_beartype import CONF
 from .manifest import Manifest, Request
 from .output import Output, Shard
 from .parts import Part, read_part
@@ -40,6 +43,7 @@ class Report:
     failures: Path | None
 
 
+@beartype(conf=CONF)
 def run_file(
     load: Callable[[], Run],
     input: str | Path,

@@ -55,7 +55,7 @@ def run_lines(run: Run, lines: Iterable[tuple[int, bytes]], format: RecordFormat
             try:
                 written.results.append(result_line(record, result))
                 continue
-            except ValueError as error:  # a number that is not finite
+            except ValueError as error:
                 result = Failure(str(error))
         assert isinstance(result, Failure)
         written.failures.append(failure_line(record, result))

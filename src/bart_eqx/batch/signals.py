@@ -10,7 +10,7 @@ class Stop:
     """A block that SIGTERM ends with `SystemExit(143)`, and SIGINT with `KeyboardInterrupt`, at once.
 
     An exception that a signal raises inside a callback of JAX is lost: `check`, before each part, raises it again. A
-    second signal ends the process, which loses no more than the part that is computed.
+    second signal ends the process, which loses no more than the part that is computed. Only for the main thread.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
