@@ -36,6 +36,7 @@ from bart_eqx.batch import (
     run_stream,
     versions,
 )
+from bart_eqx.batch.files import atomic_file
 from bart_eqx.batch.parts import Scan, read_part
 from bart_eqx.batch.records import MAX_LINE, UnreadRecord, read_records
 from batch_task import FORMAT, IDENTITY, write_input
@@ -272,6 +273,19 @@ def test_shards(folder: Path, order: Sequence[int]) -> None:
     }
 
 
+def test_nothing_is_joined_while_a_part_is_missing(folder: Path) -> None:
+    parts = run(folder, shard=(0, 1000)).parts
+    assert not any(run(folder, shard=(index, parts)).complete for index in range(1, parts - 1))
+    assert run(folder, shard=(parts - 1, parts)).complete and contents(folder, "out") == contents(folder, "whole")
+
+
+def test_failures_of_a_part_that_was_killed_do_not_stay(folder: Path) -> None:
+    """If the machine is another, perhaps what failed there does not fail here."""
+    started(folder)
+    (folder / "out.parts/part-00003.failures.jsonl").write_text("{}\n")
+    assert run(folder).complete and contents(folder, "out") == contents(folder, "whole")
+
+
 def test_a_run_without_shards_takes_over_what_shards_left(folder: Path) -> None:
     computed = run(folder, shard=(1, 3)).computed
     report = run(folder)
@@ -331,8 +345,9 @@ def test_another_input_is_refused(
     folder: Path, change: Callable[[bytes], bytes], difference: str, finished: bool
 ) -> None:
     run(folder) if finished else started(folder)
-    content = (folder / "in.jsonl").read_bytes()
+    content, modified = (folder / "in.jsonl").read_bytes(), (folder / "in.jsonl").stat().st_mtime_ns
     (folder / "in.jsonl").write_bytes(change(content))
+    os.utime(folder / "in.jsonl", ns=(modified, modified))  # as if it was changed between two ticks of the clock
     with pytest.raises(ManifestMismatchError, match=difference):
         run(folder, load=never)
     (folder / "in.jsonl").write_bytes(content)
@@ -500,6 +515,14 @@ def test_a_full_disk_at_every_write(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert fault >= 6
 
 
+def test_what_is_half_written_does_not_fill_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"out cannot be written \(No space left"):
+        with atomic_file(tmp_path / "out", tmp_path) as file:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []
+
+
 # Forks, so that a kill does not hit the start of an interpreter, and without JAX, which would not survive a fork.
 _DRIVER = """
 import os, random, signal, sys, time
@@ -592,6 +615,21 @@ assert step > 20
 """
 
 
+# A file that may not grow further is torn in the middle of a write.
+_TORN = """
+import resource
+for limit in (1, 100, 400, 1000, 3000, 4500, 6000, 8000):
+    output = folder / f"out{limit}.jsonl"
+    process = os.fork()
+    if process == 0:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        os._exit(status(start(output)))
+    assert status(process) == 1, limit
+    assert not output.exists() and status(start(output)) == 0
+    check(output)
+"""
+
+
 def driver(folder: Path, script: str, *arguments: str, records: int) -> str:
     write_input(folder / "in.jsonl", records)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
@@ -648,6 +686,10 @@ def test_kills_of_a_model(tmp_path: Path) -> None:
         run(tmp_path, "shards.jsonl", shard=(index, 2), **options)
     for name in ("out.jsonl", "shards.jsonl"):
         assert (tmp_path / name).read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_write_that_is_torn(tmp_path: Path) -> None:
+    assert driver(tmp_path, _TORN, records=80).count("(File too large)") == 8
 
 
 _COMMAND = """
