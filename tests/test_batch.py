@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ from bart_eqx.batch import (
     versions,
 )
 from bart_eqx.batch.files import atomic_file
+from bart_eqx.batch.output import Output
 from bart_eqx.batch.parts import Scan, read_part
 from bart_eqx.batch.records import MAX_LINE, UnreadRecord, read_records
 from batch_task import FORMAT, IDENTITY, write_input
@@ -454,6 +456,25 @@ def test_shards_at_once(folder: Path) -> None:
     report = run(folder, load=nested(folder, shard=(1, 2)), shard=(0, 2))
     assert report.complete and report.computed < report.parts
     assert contents(folder, "out") == contents(folder, "whole")
+
+
+def test_a_shard_that_ends_does_not_refuse_one_that_starts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds all locks for a moment, to remove what was half written."""
+    remove = Output._remove
+    starting: list[threading.Thread] = []
+    reports: list[Report] = []
+
+    def slowly(output: Output, pattern: str) -> None:
+        remove(output, pattern)
+        if pattern.endswith(".partial") and not starting:
+            starting.append(threading.Thread(target=lambda: reports.append(run(folder, shard=(1, 2)))))
+            starting[0].start()
+            time.sleep(0.2)
+
+    monkeypatch.setattr(Output, "_remove", slowly)
+    run(folder, shard=(0, 2))
+    starting[0].join()
+    assert reports[0].complete and contents(folder, "out") == contents(folder, "whole")
 
 
 def test_a_shard_does_not_clear_what_another_one_computes(folder: Path) -> None:

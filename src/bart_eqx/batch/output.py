@@ -76,6 +76,10 @@ class Output:
     def failures(self) -> Path:
         return self._beside(".failures.jsonl")
 
+    @property
+    def _prepare_lock(self) -> Path:
+        return self.folder / "prepare.lock"
+
     def _beside(self, ending: str) -> Path:
         return self.path.with_name(re.sub(r"\.jsonl?$", "", self.path.name) + ending)
 
@@ -104,18 +108,20 @@ class Output:
         except OSError as error:
             raise OutputError(f"{self.folder} cannot be created ({error.strerror}): choose another output.") from None
         with contextlib.ExitStack() as stack:
-            whole = Lock(self.folder / "lock")
-            stack.callback(self._leave, whole)
-            if not whole.acquire("exclusive" if shard is None else "shared"):
-                raise OutputLockedError(f"{self.path} is being written by another process: wait for it, or stop it.")
-            if shard is not None:
-                own = Lock(self.folder / f"shard-{shard.index}-of-{shard.count}.lock")
-                stack.callback(own.release)
-                if not own.acquire("exclusive"):
+            with waiting_lock(self._prepare_lock):
+                whole = Lock(self.folder / "lock")
+                stack.callback(self._leave, whole)
+                if not whole.acquire("exclusive" if shard is None else "shared"):
                     raise OutputLockedError(
-                        f"Shard {shard.index}/{shard.count} of {self.path} is being computed by another process."
+                        f"{self.path} is being written by another process: wait for it, or stop it."
                     )
-            with waiting_lock(self.folder / "prepare.lock"):
+                if shard is not None:
+                    own = Lock(self.folder / f"shard-{shard.index}-of-{shard.count}.lock")
+                    stack.callback(own.release)
+                    if not own.acquire("exclusive"):
+                        raise OutputLockedError(
+                            f"Shard {shard.index}/{shard.count} of {self.path} is being computed by another process."
+                        )
                 manifest = self._prepare(input, request, whole, alone=shard is None, overwrite=overwrite)
             yield manifest
 
@@ -126,9 +132,12 @@ class Output:
                 raise OutputError(f"{self.path} exists: choose another name, or replace it with `overwrite`.")
             self._clear()  # of a run that was killed while it cleared
             return write_manifest(self.folder, input, request)
-        difference = manifest.difference(input, request) or self._damage()
-        if difference is None:
+        difference = manifest.difference(input, request)
+        damage = None if difference else self._damage()
+        if difference is None and damage is None:
             return manifest
+        if not overwrite and damage:
+            raise ManifestMismatchError(f"{damage}: restore it, or start again with `overwrite`.")
         if not overwrite and (self.done() is not None or self.parts_done()):
             raise ManifestMismatchError(
                 f"{self.path} was started differently: {difference}. Use the same, choose another output, or start "
@@ -146,9 +155,9 @@ class Output:
         if done is None:
             return None
         if not self.path.exists():
-            return f"{self.path.name} was finished, and is not there any more"
+            return f"{self.path} was finished, and is not there any more"
         if self.path.stat().st_size != done.size or hash_input(self.path) != done.blake3:
-            return f"{self.path.name} was finished, and was changed since"
+            return f"{self.path} was finished, and was changed since"
         return None
 
     def _clear(self) -> None:
@@ -158,10 +167,15 @@ class Output:
         self._remove("part-*")
 
     def _leave(self, whole: Lock) -> None:
-        """Release the lock; the last process removes what killed ones had begun to write."""
-        if whole.acquire("exclusive") and whole.supported:
+        """Release the lock; the last process removes what killed ones had begun to write.
+
+        Under the lock of those that start: they must not be refused because of a process that ends.
+        """
+        starting = Lock(self._prepare_lock)
+        if starting.acquire("exclusive") and whole.acquire("exclusive") and whole.supported:
             self._remove(f"*{PARTIAL}")
         whole.release()
+        starting.release()
 
     def _remove(self, pattern: str) -> None:
         for path in self.folder.glob(pattern):

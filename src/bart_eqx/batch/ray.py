@@ -47,7 +47,7 @@ class PartWorker:
     input: Path
     output: Output
     format: RecordFormat
-    _run: Run | None = None
+    _run: Run | None = dataclasses.field(default=None, init=False)
 
     def load(self) -> tuple[int, int]:
         """Build the task. Not in `__init__`, whose exceptions Ray reports as the death of the worker."""
@@ -127,11 +127,11 @@ def run_file_on_ray(
     if workers < 1:
         raise ValueError(f"`workers` must be at least 1. Got {workers}.")
     with open_output(input, output, format, identity, None, part_bytes, overwrite) as (source, target, manifest):
-        missing = (part for part in target.missing_parts(None))
+        missing = target.missing_parts(None)
         first = next(missing, None)
         records = failed = computed = 0
         if first is not None:
-            worker = PartWorker(task, arguments, source.resolve(), target, format)
+            worker = task, arguments, source.resolve(), target, format
             options = dict(num_cpus=num_cpus, num_gpus=num_gpus, runtime_env=runtime_env, scheduling_strategy="SPREAD")
             before = target.parts_done()
             with _cluster(address):
@@ -142,20 +142,28 @@ def run_file_on_ray(
 
 
 def _run_parts(
-    worker: PartWorker,
+    worker: tuple[Any, ...],
     parts: Iterator[Part],
     workers: int,
     options: Mapping[str, Any],
     before_wait: Callable[[], object],
 ) -> Iterator[tuple[int, int]]:
-    """Have each part computed by a worker that is free; the counts of each, as it is done."""
+    """Have each part computed by a worker that is free; the counts of each, as it is done.
+
+    Args:
+        worker: The arguments of a `PartWorker`.
+        parts: The parts.
+        workers: The most workers at once.
+        options: Ray's, for each.
+        before_wait: Called at least once a second.
+    """
     ray = _ray()
     remote = ray.remote(PartWorker).options(**options)
     running: dict[Any, tuple[Any, Part | None]] = {}  # the part that each actor computes; `None` while it loads
     deaths: Counter[Part | None] = Counter()
 
     def start() -> None:
-        actor = remote.remote(**{field.name: getattr(worker, field.name) for field in dataclasses.fields(worker)})
+        actor = remote.remote(*worker)
         running[actor.load.remote()] = actor, None
 
     try:
