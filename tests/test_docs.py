@@ -40,12 +40,9 @@ def test_links(page: Path) -> None:
 def test_every_public_name_is_in_the_api() -> None:
     page = (ROOT / "docs/api.md").read_text()
     stub = (ROOT / "src/bart_eqx/__init__.pyi").read_text()
-    names = set(re.findall(r"\w+ as (\w+)", stub)) - {
-        "kernels",
-        "parallel",
-        "text",
-        "training",
-    }  # modules, whose names are there
+    modules, names = stub.split("\n", 1)  # what is in the modules of the first line has its own entries
+    names = set(re.findall(r"\w+ as (\w+)", names))
+    assert modules.startswith("from . import ")
     documented = set(re.findall(r"^::: bart_eqx\.(\w+)$", page, flags=re.MULTILINE))
     assert len(names) >= 30 and not names - documented
 

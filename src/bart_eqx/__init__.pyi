@@ -1,4 +1,4 @@
-from . import kernels as kernels, parallel as parallel, text as text, training as training
+from . import batch as batch, kernels as kernels, parallel as parallel, text as text, training as training
 from .checkpoint.errors import CheckpointError as CheckpointError
 from .checkpoint.load import from_flax as from_flax, from_pretrained as from_pretrained
 from .checkpoint.save import save_pretrained as save_pretrained, to_flax as to_flax
