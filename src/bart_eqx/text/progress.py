@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 @contextlib.contextmanager
 def progress_of_rows(label: str, total: int) -> Iterator[Callable[[int], object]]:
     """A bar of `total` rows, as a function to be called with each number of rows done."""
-    if not sys.stderr.isatty():
+    if total < 2 or not sys.stderr.isatty():
         yield lambda count: None
         return
     from huggingface_hub.utils import tqdm  # its import takes half a second
