@@ -37,8 +37,8 @@ class AbstractGenerativeTask(AbstractTask):
     loads = ("BartModel",)
     advice = MappingProxyType(
         {
-            "BartForCausalLM": "it has no source to read. To continue a prompt, tokenise it, leave out the `</s>` at its "
-            "end, and call `bart_eqx.generate(model, input_ids)`, whose `sequences` the tokenizer decodes"
+            "BartForCausalLM": "it has no source to read. To continue a prompt, tokenise it, leave out its last "
+            "`</s>`, and call `bart_eqx.generate(model, input_ids)`, whose `sequences` the tokenizer decodes"
         }
     )
 

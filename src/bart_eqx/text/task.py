@@ -89,9 +89,7 @@ class AbstractTask(abc.ABC):
         found = find(source, revision=revision, subfolder=subfolder)
         name = read_checkpoint(found).architecture().name
         if name not in (*(head.__name__ for head in cls.heads), *cls.loads):
-            raise UnsupportedCheckpointError(
-                f"{cls._needs()} {source} is a {name}: {cls._advice(name, 'checkpoint')}."
-            )
+            raise UnsupportedCheckpointError(f"{cls._needs()} {source} is a {name}: {cls._advice(name, 'checkpoint')}.")
         head = next((head for head in cls.heads if head.__name__ == name), cls.heads[0])
         model = from_pretrained(found.weights, head, dtype=dtype)
         fields = read_json(found.folder / "config.json")
