@@ -4,6 +4,7 @@ A command is a function whose typed, documented parameters are its options (cycl
 that help and a wrong option are answered at once.
 """
 
+import os
 from typing import NoReturn
 
 from ..process import run
@@ -11,4 +12,7 @@ from ..process import run
 
 def main() -> NoReturn:
     """The entry point of `bart-eqx` and of `python -m bart_eqx`."""
+    # Shapes are checked for people who call the library. The command calls it in one way, and checks are a quarter of
+    # the time to the first result.
+    os.environ.setdefault("JAXTYPING_DISABLE", "1")
     run("bart_eqx.command.app")

@@ -1,6 +1,5 @@
 """The list of all commands, and what becomes of their errors."""
 
-import os
 import sys
 
 from cyclopts import App, CycloptsError, UnknownOptionError
@@ -66,9 +65,6 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0; 1 after an error, or where some records have failed; 2 if the arguments are wrong. Errors
         are printed in one line.
     """
-    # Signatures are checked where the library is called with what users wrote; the command calls it in one way. (A
-    # third of the start.)
-    os.environ.setdefault("JAXTYPING_DISABLE", "1")
     escape_what_a_terminal_cannot_show()
     tokens = sys.argv[1:] if arguments is None else arguments
     try:

@@ -20,7 +20,7 @@ def cache(*, clear: bool = False, cache_dir: CacheDir = None) -> None:
     A program is compiled when texts of its shape are first met, and the next process loads it. Delete them when you
     like: they are compiled again.
 
-    Examples:
+    For example:
 
         bart-eqx cache
         bart-eqx cache --clear

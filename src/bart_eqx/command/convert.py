@@ -29,7 +29,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint of Hugging Face's BART into a folder that bart_eqx and transformers load.
 
-    Examples:
+    For example:
 
         bart-eqx convert bart-base
         bart-eqx convert ./my-flax-model -o ./converted

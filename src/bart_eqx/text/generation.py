@@ -37,7 +37,7 @@ class AbstractGenerativeTask(AbstractTask):
     loads = ("BartModel",)
     advice = MappingProxyType(
         {
-            "BartForCausalLM": "it has no source to read. To continue a prompt, tokenise it, leave out its last "
+            "BartForCausalLM": "a decoder alone has no source; to continue a prompt, tokenise it, leave out its last "
             "`</s>`, and call `bart_eqx.generate(model, input_ids)`, whose `sequences` the tokenizer decodes"
         }
     )

@@ -53,11 +53,11 @@ class AbstractTask(abc.ABC):
         """Raises `TypeError` if the model is not of a class that the task runs."""
         if not isinstance(model, cls.heads):
             name = type(model).__name__
-            raise TypeError(f"{cls._needs()} Got a {name}: {cls._advice(name, 'model')}.")
+            raise TypeError(f"{cls._needs()}. Got a {name}: {cls._advice(name, 'model')}.")
 
     @classmethod
     def _needs(cls) -> str:
-        return f"{cls.__name__} needs a {' or a '.join(head.__name__ for head in cls.heads)}."
+        return f"{cls.__name__} needs a {' or a '.join(head.__name__ for head in cls.heads)}"
 
     @classmethod
     def _advice(cls, name: str, kind: str) -> str:
@@ -89,7 +89,9 @@ class AbstractTask(abc.ABC):
         found = find(source, revision=revision, subfolder=subfolder)
         name = read_checkpoint(found).architecture().name
         if name not in (*(head.__name__ for head in cls.heads), *cls.loads):
-            raise UnsupportedCheckpointError(f"{cls._needs()} {source} is a {name}: {cls._advice(name, 'checkpoint')}.")
+            raise UnsupportedCheckpointError(
+                f"{source} is a {name}. {cls._needs()}: {cls._advice(name, 'checkpoint')}."
+            )
         head = next((head for head in cls.heads if head.__name__ == name), cls.heads[0])
         model = from_pretrained(found.weights, head, dtype=dtype)
         fields = read_json(found.folder / "config.json")
