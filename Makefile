@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 ORACLE := .venv-oracle
+RAY := .venv-ray
 PIP_FLAGS := --quiet --disable-pip-version-check
 # Test workers share compiled programs with each other and with the next run.
 CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
@@ -11,7 +12,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/jax JAX_PERSISTENT_CA
 # oracle compile as users do.
 QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1
 
-.PHONY: demo test test-slow oracle test-oracle references accelerator lint format types docs clean
+.PHONY: demo test test-slow oracle test-oracle test-ray references accelerator lint format types docs clean
 
 demo: $(VENV)/.ready  ## Convert the shipped Flax checkpoint and spell numbers: make demo NUMBERS="40217 7"
 	$(VENV)/bin/python -m bart_eqx.demo $(NUMBERS)
@@ -24,6 +25,9 @@ test-slow: $(VENV)/.ready  ## Run the slow tests: every stored case of generatio
 
 test-oracle: $(ORACLE)/.ready  ## Compare live with Hugging Face's Flax
 	$(CACHE) $(ORACLE)/bin/python -m pytest -n auto --dist worksteal -m oracle tests/oracle
+
+test-ray: $(RAY)/.ready  ## Run the tests on a Ray cluster of two workers
+	$(RAY)/bin/python -m pytest -m ray tests/on_ray
 
 references: $(ORACLE)/.ready  ## Regenerate the stored references of the tests
 	$(ORACLE)/bin/python scripts/make_references.py
@@ -61,5 +65,11 @@ $(ORACLE)/.ready: pyproject.toml
 	$(ORACLE)/bin/python -m pip install $(PIP_FLAGS) --editable . --group oracle
 	touch $@
 
+$(RAY)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(RAY)
+	$(RAY)/bin/python -m pip install $(PIP_FLAGS) --upgrade pip
+	$(RAY)/bin/python -m pip install $(PIP_FLAGS) --editable . --group ray
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(ORACLE) site
+	rm -rf $(VENV) $(ORACLE) $(RAY) site

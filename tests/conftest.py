@@ -9,8 +9,9 @@ import bart_eqx
 from support import CONFIGS, random_model
 
 
-# The live comparisons need their own environment: `make test-oracle`.
-collect_ignore = [] if importlib.util.find_spec("flax") else ["oracle"]
+# These need environments of their own: `make test-oracle`, `make test-ray`.
+_ELSEWHERE = {"flax": "oracle", "ray": "on_ray"}
+collect_ignore = [folder for module, folder in _ELSEWHERE.items() if not importlib.util.find_spec(module)]
 
 
 @pytest.fixture(scope="session")

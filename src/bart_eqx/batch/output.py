@@ -173,15 +173,16 @@ class Output:
         path = self.folder / _DONE
         return Done(**json.loads(path.read_text())) if path.exists() else None
 
-    def parts(self) -> Iterator[Part]:
-        """All parts, in order."""
-        return read_parts(self.folder)
-
-    def has(self, part: Part) -> bool:
-        """Whether a part is computed."""
-        return (self.folder / _RESULTS.format(part.index)).exists()
+    def missing_parts(self, shard: Shard | None) -> Iterator[Part]:
+        """The parts that are to be computed, in order: all, or those of a shard."""
+        for part in read_parts(self.folder):
+            if (self.folder / _DONE).exists():
+                return
+            if (shard is None or part in shard) and not (self.folder / _RESULTS.format(part.index)).exists():
+                yield part
 
     def parts_done(self) -> int:
+        """The number of parts that are computed, by any process, and not yet joined."""
         with os.scandir(self.folder) as entries:
             return sum(_RESULTS_PATTERN.fullmatch(entry.name) is not None for entry in entries)
 
@@ -223,7 +224,7 @@ class Output:
         """Join the files of all parts that have one; the number of lines, and their hash."""
         lines, hasher = 0, blake3()
         with atomic_file(path, self.folder) as joined:
-            for part in self.parts():
+            for part in read_parts(self.folder):
                 with contextlib.suppress(FileNotFoundError), (self.folder / name.format(part.index)).open("rb") as file:
                     while block := file.read(_BLOCK):
                         joined.write(block)

@@ -9,6 +9,7 @@ from ..checkpoint.formats.json import strict_json
 
 
 MAX_LINE = 2**26  # bytes. A line is held in memory whole
+_ENCODER, _ASCII_ENCODER = (json.JSONEncoder(ensure_ascii=ascii, allow_nan=False) for ascii in (False, True))
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,6 @@ def failure_line(record: Record | UnreadRecord, failure: Failure) -> bytes:
 
 def json_line(fields: Mapping[str, Any]) -> bytes:
     try:
-        return (json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        return f"{_ENCODER.encode(fields)}\n".encode()
     except UnicodeEncodeError:  # a lone surrogate, which JSON can write and UTF-8 cannot
-        return (json.dumps(fields, allow_nan=False) + "\n").encode()
+        return f"{_ASCII_ENCODER.encode(fields)}\n".encode()

@@ -1,12 +1,13 @@
 """`run_file`: a task over a file, computed in parts that survive whatever happens to the process."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .manifest import Request
+from .manifest import Manifest, Request
 from .output import Output, Shard
 from .parts import Part, read_part
 from .records import RecordFormat
@@ -77,32 +78,53 @@ def run_file(
         ValueError: if `shard` or `part_bytes` is out of range.
         Exception: what `load` raises, and what the task raises except for the errors of records (`Run`).
     """
-    if part_bytes < 1:
-        raise ValueError(f"`part_bytes` must be at least 1. Got {part_bytes}.")
-    source, target = Path(input), Output(Path(output).resolve())
-    request = Request(format, json.loads(json.dumps(identity)), part_bytes)
+    check_part_bytes(part_bytes)
     of = None if shard is None else Shard(*shard)
     run: Run | None = None
     records = failed = computed = 0
-    with target.open(source, request, of, overwrite=overwrite) as manifest:
-        if target.done() is None:
-            for part in target.parts():
-                if (of is not None and part not in of) or target.has(part):
-                    continue
-                before_part()
-                run = load() if run is None else run
-                lines = compute(run, source, target, part, format)
-                records, failed, computed = records + lines.records, failed + lines.failed, computed + 1
-                progress(part.end, manifest.input["size"])
-        done = target.join(manifest)
-    if done is not None:
-        records, failed = done.records, done.failed
-    failures = target.failures if done is not None and failed else None
-    return Report(records, failed, done is not None, manifest.parts, computed, target.path, failures)
+    with open_output(input, output, format, identity, of, part_bytes, overwrite) as (source, target, manifest):
+        for part in target.missing_parts(of):
+            before_part()
+            run = load() if run is None else run
+            lines = compute_part(run, source, target, part, format)
+            records, failed, computed = records + lines.records, failed + lines.failed, computed + 1
+            progress(part.end, manifest.input["size"])
+        return report(target, manifest, records, failed, computed)
 
 
-def compute(run: Run, input: Path, output: Output, part: Part, format: RecordFormat) -> Lines:
+def check_part_bytes(part_bytes: int) -> None:
+    if part_bytes < 1:
+        raise ValueError(f"`part_bytes` must be at least 1. Got {part_bytes}.")
+
+
+@contextlib.contextmanager
+def open_output(
+    input: str | Path,
+    output: str | Path,
+    format: RecordFormat,
+    identity: Mapping[str, Any],
+    shard: Shard | None,
+    part_bytes: int,
+    overwrite: bool,
+) -> Iterator[tuple[Path, Output, Manifest]]:
+    """Hold an output for a block: the input's path, the output, its manifest. Arguments and errors of `run_file`."""
+    source, target = Path(input), Output(Path(output).resolve())
+    request = Request(format, json.loads(json.dumps(identity)), part_bytes)
+    with target.open(source, request, shard, overwrite=overwrite) as manifest:
+        yield source, target, manifest
+
+
+def compute_part(run: Run, input: Path, output: Output, part: Part, format: RecordFormat) -> Lines:
     """Compute a part and write it."""
     lines = run_lines(run, read_part(input, part), format)
     output.write(part, lines)
     return lines
+
+
+def report(output: Output, manifest: Manifest, records: int, failed: int, computed: int) -> Report:
+    """Join the parts if all are computed, and report; the counts are those of this run."""
+    done = output.join(manifest)
+    if done is not None:
+        records, failed = done.records, done.failed
+    failures = output.failures if done is not None and failed else None
+    return Report(records, failed, done is not None, manifest.parts, computed, output.path, failures)

@@ -54,9 +54,7 @@ def strict_json(text: str) -> Any:
             levels deep.
     """
     try:
-        value = json.loads(
-            text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant, parse_float=_finite
-        )
+        value = _DECODER.decode(text)
     except RecursionError:
         raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep") from None
     _check_depth(value)
@@ -77,8 +75,9 @@ def _check_depth(fields: Any) -> None:
     for _ in range(_MAX_DEPTH):
         inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
         level = [value for values in inner for value in values]
-    if level:
-        raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -90,3 +89,6 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{digits[:40]} is not finite")
     return number
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant, parse_float=_finite)

@@ -7,9 +7,6 @@ from .records import MAX_LINE, RecordFormat
 from .run_records import Lines, Run, run_lines
 
 
-BLOCK_BYTES = 2**20
-
-
 def run_stream(
     run: Run,
     input: BinaryIO,
@@ -17,7 +14,8 @@ def run_stream(
     *,
     format: RecordFormat,
     on_failure: Callable[[bytes], object],
-    block_bytes: int = BLOCK_BYTES,
+    block_bytes: int = 2**12,
+    largest_block_bytes: int = 2**20,
 ) -> tuple[int, int]:
     """Run a task over the lines of a stream, and write each block of results as soon as it is computed.
 
@@ -29,7 +27,9 @@ def run_stream(
         output: Written, and flushed after each block.
         format: How lines are read.
         on_failure: Called with the line of each failure, `{"id": ..., "error": ...}`.
-        block_bytes: The least size of a block of lines that are computed together; 1 computes each line alone.
+        block_bytes: The least size of the first block of lines that are computed together. Each block is twice the one
+            before, so that the first results are early and the others cost no more than those of a file.
+        largest_block_bytes: The least size of the largest block; with 1, each line is computed as it comes.
 
     Returns:
         The number of results, and of failures.
@@ -38,7 +38,7 @@ def run_stream(
         OSError: if the output cannot be written; a `BrokenPipeError` if nobody reads it any more.
     """
     records = failed = 0
-    for block in _blocks(input, block_bytes):
+    for block in _blocks(input, min(block_bytes, largest_block_bytes), largest_block_bytes):
         lines: Lines = run_lines(run, block, format)
         output.write(b"".join(lines.results))
         output.flush()
@@ -48,7 +48,7 @@ def run_stream(
     return records, failed
 
 
-def _blocks(input: BinaryIO, block_bytes: int) -> Iterator[list[tuple[int, bytes]]]:
+def _blocks(input: BinaryIO, wanted: int, largest: int) -> Iterator[list[tuple[int, bytes]]]:
     block: list[tuple[int, bytes]] = []
     number = size = 0
     while line := input.readline(MAX_LINE + 1):
@@ -57,8 +57,8 @@ def _blocks(input: BinaryIO, block_bytes: int) -> Iterator[list[tuple[int, bytes
         size += len(line)
         while line and not line.endswith(b"\n") and len(line) > MAX_LINE:  # the rest of a line that is too long
             line = input.readline(MAX_LINE + 1)
-        if size >= block_bytes:
+        if size >= wanted:
             yield block
-            block, size = [], 0
+            block, size, wanted = [], 0, min(2 * wanted, largest)
     if block:
         yield block

@@ -1,0 +1,767 @@
+"""Files in parts: whatever happens to a run, started again it gives the bytes of an uninterrupted one."""
+
+import dataclasses
+import errno
+import io
+import json
+import logging
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import batch_model_task
+import batch_task
+from bart_eqx.batch import (
+    Failure,
+    Field,
+    InputError,
+    ManifestMismatchError,
+    OutputError,
+    OutputLockedError,
+    Record,
+    RecordFormat,
+    Report,
+    Run,
+    checkpoint_identity,
+    run_file,
+    run_stream,
+    versions,
+)
+from bart_eqx.batch.parts import Scan, read_part
+from bart_eqx.batch.records import MAX_LINE, UnreadRecord, read_records
+from batch_task import FORMAT, IDENTITY, write_input
+
+
+TESTS = Path(__file__).parent
+
+
+def run(folder: Path, name: str = "out.jsonl", load: Callable[[], Run] = batch_task.load, **options: Any) -> Report:
+    options = dict(format=FORMAT, identity=IDENTITY, part_bytes=2**13) | options
+    return run_file(load, folder / "in.jsonl", folder / name, **options)
+
+
+def never() -> Run:
+    raise AssertionError("the task must not be loaded")
+
+
+def contents(folder: Path, name: str) -> tuple[bytes, bytes]:
+    return (folder / f"{name}.jsonl").read_bytes(), (folder / f"{name}.failures.jsonl").read_bytes()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An input of a few parts, and what an uninterrupted run makes of it, `whole`."""
+    write_input(tmp_path / "in.jsonl", 300)
+    assert run(tmp_path, "whole.jsonl").parts >= 5
+    return tmp_path
+
+
+# Records
+
+
+def test_what_is_written_for_each_record(folder: Path) -> None:
+    """The id, the other fields unchanged, the result; and every failure with its reason, in the order of the lines."""
+    expected, failures = [], []
+    for number, line in enumerate((folder / "in.jsonl").read_text().split("\n"), 1):
+        try:
+            fields = json.loads(line) if line else dict[str, Any](id=None)
+        except ValueError:
+            failures.append(
+                {
+                    "id": number,
+                    "error": f"line {number}: it is not JSON (Unterminated string starting at at character 16)",
+                }
+            )
+            continue
+        if fields["id"] == "empty":
+            failures.append({"id": "empty", "error": f"line {number}: it has no field 'text'; it has 'id'"})
+        elif fields.get("text") == "unlucky":
+            failures.append({"id": fields["id"], "error": "a text without luck"})
+        elif line:
+            expected.append({"id": fields["id"], "kept": fields["kept"], "reversed": fields["text"][::-1]})
+    written = [[json.loads(line) for line in each.splitlines()] for each in contents(folder, "whole")]
+    assert written == [expected, failures] and len(expected) == 299 and len(failures) == 3
+    assert '"é"' in (folder / "whole.jsonl").read_text()
+
+
+def read(line: bytes, number: int = 3, format: RecordFormat = FORMAT) -> Record | str:
+    (found,) = read_records([(number, line)], format)
+    return f"{found.id}: {found.failure.error}" if isinstance(found, UnreadRecord) else found
+
+
+LABELS = RecordFormat("jsonl", {"text": Field("body"), "labels": Field("labels", "strings", required=False)}, "key")
+
+
+@pytest.mark.parametrize(
+    ("line", "format", "error"),
+    [
+        (b"[1]", FORMAT, "3: line 3: it must be a JSON object, and is a list"),
+        (b'{"id": 7}', FORMAT, "7: line 3: it has no field 'text'; it has 'id'"),
+        (b'{"text": null}', FORMAT, "3: line 3: its 'text' must be a string, and is a null"),
+        (b'{"text": "a", "id": 1.0}', FORMAT, "3: line 3: its 'id' must be a string or an integer, and is a number"),
+        (b'{"text": "a", "id": true}', FORMAT, "3: line 3: its 'id' must be a string or an integer, and is a boolean"),
+        (
+            b'{"text": "a", "reversed": 1}',
+            FORMAT,
+            "3: line 3: it has a field 'reversed', which the result would replace",
+        ),
+        (b'{"text": "a", "x": NaN}', FORMAT, "3: line 3: NaN is not a JSON number"),
+        (b'{"text": "a", "x": 1e999}', FORMAT, "3: line 3: 1e999 is not finite"),
+        (b'{"text": "a", "text": "b"}', FORMAT, "3: line 3: it has 'text' twice"),
+        (b'{"text": "a", "x": ' + b"[" * 100_000, FORMAT, "3: line 3: it is nested more than 100 levels deep"),
+        (b'{"text": "a", "x": ' + b"9" * 5_000 + b"}", FORMAT, "3: line 3: Exceeds the limit"),
+        (b'{"text": "\xff"}', FORMAT, r"3: line 3: it is not UTF-8 (byte 11: b'\xff')"),
+        (b'{"body": "a"}', LABELS, "3: line 3: it has no field 'key'"),
+        (b'{"key": "k", "body": "a", "labels": ["b", 1]}', LABELS, "k: line 3: its 'labels' must be a list of strings"),
+    ],
+)
+def test_a_line_that_is_no_record(line: bytes, format: RecordFormat, error: str) -> None:
+    found = read(line, format=format)
+    assert isinstance(found, str) and found.startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("line", "format", "record"),
+    [
+        (b'{"text": "a", "id": 5}', FORMAT, Record(3, 5, {"text": "a"}, {"id": 5})),
+        (b'{"text": "a", "n": 9007199254740993}\r\n', FORMAT, Record(3, 3, {"text": "a"}, {"id": 3, "n": 2**53 + 1})),
+        (b'{"text": "\\ud800"}', FORMAT, Record(3, 3, {"text": "\ud800"}, {"id": 3})),  # the tokenizer refuses it
+        ('{"text": "a\u2028b"}'.encode(), FORMAT, Record(3, 3, {"text": "a\u2028b"}, {"id": 3})),
+        (b'{"id": 1, "key": "k", "body": "a"}', LABELS, Record(3, "k", {"text": "a"}, {"key": "k", "id": 1})),
+        (
+            b'{"key": "k", "body": "a", "labels": ["b"]}',
+            LABELS,
+            Record(3, "k", {"text": "a", "labels": ["b"]}, {"key": "k"}),
+        ),
+        (b" a, b \r\n", RecordFormat("text"), Record(3, 3, {"text": " a, b "}, {"id": 3})),
+        (b"\n", RecordFormat("text"), Record(3, 3, {"text": ""}, {"id": 3})),
+    ],
+)
+def test_a_record(line: bytes, format: RecordFormat, record: Record) -> None:
+    found = read(line, format=format)
+    assert found == record and isinstance(found, Record) and list(found.carried) == list(record.carried)
+
+
+def test_the_first_line_may_start_with_a_byte_order_mark() -> None:
+    assert read(b'\xef\xbb\xbf{"text": "a"}', 1) == Record(1, 1, {"text": "a"}, {"id": 1})
+    assert isinstance(read(b'\xef\xbb\xbf{"text": "a"}', 2), str)
+
+
+def test_plain_text_has_one_text_and_no_fields() -> None:
+    with pytest.raises(ValueError, match="the task reads question, context: give JSON objects"):
+        RecordFormat("text", {"question": Field("question"), "context": Field("context")})
+    with pytest.raises(ValueError, match="no field 'key'"):
+        RecordFormat("text", id_field="key")
+
+
+def test_carried_values_that_utf8_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"text": "a", "kept": "\\ud800é"}\n')
+    assert run(tmp_path).failed == 0
+    assert (tmp_path / "out.jsonl").read_text() == '{"id": 1, "kept": "\\ud800\\u00e9", "reversed": "a"}\n'
+
+
+def test_the_task_may_fail_a_record_and_a_number_that_is_not_finite_does(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("a\nb\nc\n")
+    load = lambda: lambda records: [Failure("no"), {"score": float("nan")}, {"score": 0.5}]
+    assert run(tmp_path, load=load, format=RecordFormat("text")).failed == 2
+    output, failures = contents(tmp_path, "out")
+    assert output == b'{"id": 3, "score": 0.5}\n'
+    assert failures.startswith(b'{"id": 1, "error": "no"}\n{"id": 2, "error": "Out of range float values are not JSON')
+
+
+def test_a_failing_batch_is_halved_down_to_the_record(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(f"{index}\n" for index in range(64)))
+    calls = []
+
+    def task(records: Sequence[Record]) -> list[Mapping[str, Any]]:
+        calls.append(len(records))
+        if any(record.inputs["text"] == "40" for record in records):
+            raise ValueError("bad forty")
+        return [{"length": len(records)} for record in records]
+
+    assert run(tmp_path, load=lambda: task, format=RecordFormat("text")).failed == 1
+    assert (tmp_path / "out.failures.jsonl").read_text() == '{"id": 41, "error": "bad forty"}\n'
+    assert len(calls) == 13  # whole, then two halves at each of six levels
+
+
+@pytest.mark.parametrize("error", [MemoryError("full"), OSError(5, "broken"), TypeError("ours"), KeyboardInterrupt()])
+def test_what_is_not_the_fault_of_a_record_ends_the_run(folder: Path, error: BaseException) -> None:
+    def load() -> Run:
+        def task(records: Sequence[Record]) -> Sequence[Mapping[str, Any] | Failure]:
+            if records[0].line > 100:
+                raise error
+            return batch_task.load()(records)
+
+        return task
+
+    with pytest.raises(type(error)):
+        run(folder, load=load)
+    assert not (folder / "out.jsonl").exists() and list(folder.glob("out.parts/part-00000.jsonl"))
+    assert run(folder).complete and contents(folder, "out") == contents(folder, "whole")
+
+
+# Parts
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"a", b"a\n", b"\n\na\n\nbb\nccc", b"a" * 50 + b"\n" + b"b\n" * 9])
+@pytest.mark.parametrize("part_bytes", [1, 2, 3, 7, 60])
+def test_parts_are_whole_lines(
+    tmp_path: Path, content: bytes, part_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in").write_bytes(content)
+    for block in (1, 2, 5, 100):
+        monkeypatch.setattr("bart_eqx.batch.parts._BLOCK", block)
+        scan = Scan(tmp_path / "in", part_bytes)
+        parts = list(scan.parts())
+        assert scan.size == len(content) and [part.index for part in parts] == list(range(len(parts)))
+        lines = [line for part in parts for line in read_part(tmp_path / "in", part)]
+        assert lines == list(enumerate(content.splitlines(keepends=True), 1))
+        sizes = [part.end - part.start for part in parts]
+        assert all(size >= part_bytes for size in sizes[:-1])
+        for part in parts:  # without its last line, it would be too small
+            assert sum(len(line) for _, line in read_part(tmp_path / "in", part)[:-1]) < part_bytes
+
+
+def test_a_line_that_is_too_long_fails_alone_and_is_not_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("parts", "records", "stream"):
+        monkeypatch.setattr(f"bart_eqx.batch.{module}.MAX_LINE", 100)
+    (tmp_path / "in.jsonl").write_bytes(b"x" * 100 + b"\n" + b"y" * 1000 + b"\nlast\n")
+    report = run(tmp_path, format=RecordFormat("text"))
+    assert (report.records, report.failed) == (2, 1) and MAX_LINE == 2**26
+    assert contents(tmp_path, "out")[1] == b'{"id": 2, "error": "line 2: it has more than 100 bytes"}\n'
+    out, failures = io.BytesIO(), list[bytes]()
+    with (tmp_path / "in.jsonl").open("rb") as file:
+        run_stream(batch_task.load(), file, out, format=RecordFormat("text"), on_failure=failures.append)
+    assert (out.getvalue(), b"".join(failures)) == contents(tmp_path, "out")
+
+
+def test_an_empty_input(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_bytes(b"")
+    report = run(tmp_path, load=never)
+    assert report.complete and report.parts == 0 and (tmp_path / "out.jsonl").read_bytes() == b""
+    assert not (tmp_path / "out.failures.jsonl").exists()
+
+
+# One output, in pieces
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_shards(folder: Path, order: Sequence[int]) -> None:
+    reports = [run(folder, shard=(index, 3)) for index in order]
+    assert [report.complete for report in reports] == [False, False, True]
+    assert sum(report.computed for report in reports) == reports[0].parts
+    assert contents(folder, "out") == contents(folder, "whole")
+    assert {path.name for path in (folder / "out.parts").iterdir() if not path.name.endswith("lock")} == {
+        "manifest.json",
+        "parts.jsonl",
+        "done.json",
+    }
+
+
+def test_a_run_without_shards_takes_over_what_shards_left(folder: Path) -> None:
+    computed = run(folder, shard=(1, 3)).computed
+    report = run(folder)
+    assert report.complete and report.computed == report.parts - computed
+    assert contents(folder, "out") == contents(folder, "whole")
+
+
+@pytest.mark.parametrize("shard", [(3, 3), (-1, 3), (0, 0)])
+def test_a_shard_that_does_not_exist(folder: Path, shard: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="k/n with k from 0 to n - 1"):
+        run(folder, shard=shard)
+
+
+def test_a_finished_output_is_not_computed_again(folder: Path) -> None:
+    before = (folder / "whole.jsonl").stat()
+    report = run(folder, "whole.jsonl", never)
+    assert report.complete and report.computed == 0 and (report.records, report.failed) == (299, 3)
+    assert report.failures == folder / "whole.failures.jsonl"
+    assert (folder / "whole.jsonl").stat() == before
+    assert run(folder, "whole.jsonl", never, overwrite=True).computed == 0  # it is this run's own
+
+
+def started(folder: Path) -> None:
+    """An output of which one part is computed."""
+    assert run(folder, shard=(0, 100)).computed == 1
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        (dict(identity=IDENTITY | {"model": "other"}), 'identity.model was "reverse", and is "other"'),
+        (dict(identity=IDENTITY | {"options": {"beams": 5}}), "identity.options.beams was 4, and is 5"),
+        (dict(identity=IDENTITY | {"options": {}}), "identity.options.beams was 4, and is null"),
+        (dict(part_bytes=4096), "part_bytes was 8192, and is 4096"),
+        (dict(format=dataclasses.replace(FORMAT, id_field="id")), 'records.id_field was null, and is "id"'),
+    ],
+)
+def test_another_request_is_refused(folder: Path, options: dict[str, Any], difference: str, finished: bool) -> None:
+    run(folder) if finished else started(folder)
+    with pytest.raises(ManifestMismatchError, match=re.escape(difference)):
+        run(folder, load=never, **options)
+    assert run(folder).complete and contents(folder, "out") == contents(folder, "whole")
+    report = run(folder, **options, overwrite=True)
+    assert report.complete and report.computed == report.parts
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda content: content + b"{}\n", r"input.size was \d+, and is \d+"),
+        (lambda content: content.replace(b"text 298 ", b"text 998 "), "input.blake3 was"),
+    ],
+)
+def test_another_input_is_refused(
+    folder: Path, change: Callable[[bytes], bytes], difference: str, finished: bool
+) -> None:
+    run(folder) if finished else started(folder)
+    content = (folder / "in.jsonl").read_bytes()
+    (folder / "in.jsonl").write_bytes(change(content))
+    with pytest.raises(ManifestMismatchError, match=difference):
+        run(folder, load=never)
+    (folder / "in.jsonl").write_bytes(content)
+    assert run(folder).complete and contents(folder, "out") == contents(folder, "whole")
+
+
+def test_an_input_that_has_rested_is_not_hashed_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only as long as its time is the same; and the parts that are read are compared in any case."""
+    os.utime(folder / "in.jsonl", (1, 1))
+    started(folder)
+    content = (folder / "in.jsonl").read_bytes()
+    (folder / "in.jsonl").write_bytes(content.replace(b"text 298 ", b"text 998 "))
+    with pytest.raises(ManifestMismatchError, match="input.blake3 was"):
+        run(folder, load=never)
+    os.utime(folder / "in.jsonl", (1, 1))
+    with pytest.raises(InputError, match="was changed since its parts were cut"):
+        run(folder)
+    (folder / "in.jsonl").write_bytes(content)
+    os.utime(folder / "in.jsonl", (1, 1))
+    monkeypatch.setattr("bart_eqx.batch.manifest.hash_input", never)
+    assert run(folder).complete and contents(folder, "out") == contents(folder, "whole")
+
+
+def test_an_input_that_grows_while_it_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = iter([(1, 1), (2, 2)])
+    monkeypatch.setattr("bart_eqx.batch.manifest.file_size", lambda path: next(sizes))
+    with pytest.raises(InputError, match="was changed while it was read"):
+        run(folder)
+
+
+def test_nothing_is_lost_where_no_part_is_computed(folder: Path) -> None:
+    """A run that was refused by its task, for an option, can be started with another one."""
+    with pytest.raises(AssertionError):
+        run(folder, load=never, identity={})
+    assert run(folder).complete and contents(folder, "out") == contents(folder, "whole")
+
+
+def test_an_output_that_is_not_ours_is_refused(folder: Path) -> None:
+    (folder / "out.jsonl").write_text("precious")
+    with pytest.raises(OutputError, match=r"out.jsonl exists: choose another name"):
+        run(folder, load=never)
+    assert (folder / "out.jsonl").read_text() == "precious"
+    assert run(folder, overwrite=True).complete and contents(folder, "out") == contents(folder, "whole")
+
+
+@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_text("changed")])
+def test_a_finished_output_that_was_changed_is_refused(folder: Path, change: Callable[[Path], object]) -> None:
+    run(folder)
+    change(folder / "out.jsonl")
+    with pytest.raises(ManifestMismatchError, match=r"out.jsonl was finished, and"):
+        run(folder, load=never)
+    assert run(folder, overwrite=True).complete and contents(folder, "out") == contents(folder, "whole")
+
+
+def test_failures_of_an_earlier_output_do_not_stay(folder: Path) -> None:
+    run(folder)
+    (folder / "in.jsonl").write_text('{"text": "a"}\n')
+    assert run(folder, overwrite=True).failures is None and not (folder / "out.failures.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("input", "output", "error", "message"),
+    [
+        ("missing", "out", InputError, "missing cannot be read (No such file"),
+        (".", "out", InputError, "is not a regular file"),
+        ("in.jsonl", "in.jsonl", OutputError, "in.jsonl is the input"),
+        ("in.jsonl", ".", OutputError, "is a folder"),
+        ("in.jsonl", "in.jsonl/out", OutputError, "cannot be created"),
+    ],
+)
+def test_paths_that_cannot_be(folder: Path, input: str, output: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=re.escape(message)):
+        run_file(never, folder / input, folder / output, format=FORMAT, identity={})
+
+
+def test_a_damaged_manifest(folder: Path) -> None:
+    started(folder)
+    (folder / "out.parts/manifest.json").write_text("{")
+    with pytest.raises(ManifestMismatchError, match="is damaged, or of another version of bart_eqx"):
+        run(folder)
+
+
+# Several processes. A lock belongs to an open file, so that one process can stand for several.
+
+
+def nested(folder: Path, **options: Any) -> Callable[[], Run]:
+    """A task that starts a second run while the first holds its lock."""
+
+    def load() -> Run:
+        run(folder, **options)
+        return batch_task.load()
+
+    return load
+
+
+@pytest.mark.parametrize("outer, inner", [(None, None), (None, (0, 2)), ((0, 2), None), ((0, 2), (0, 2))])
+def test_a_second_run_is_refused(folder: Path, outer: tuple[int, int] | None, inner: tuple[int, int] | None) -> None:
+    with pytest.raises(OutputLockedError, match="by another process"):
+        run(folder, load=nested(folder, shard=inner), shard=outer)
+    assert run(folder).complete and contents(folder, "out") == contents(folder, "whole")
+
+
+def test_shards_at_once(folder: Path) -> None:
+    report = run(folder, load=nested(folder, shard=(1, 2)), shard=(0, 2))
+    assert report.complete and report.computed < report.parts
+    assert contents(folder, "out") == contents(folder, "whole")
+
+
+def test_a_shard_does_not_clear_what_another_one_computes(folder: Path) -> None:
+    with pytest.raises(OutputLockedError, match=r"by other shards, differently: identity.model was .*"):
+        run(folder, load=nested(folder, shard=(1, 2), identity={}, overwrite=True), shard=(0, 2))
+    run(folder, shard=(0, 2), identity={}, overwrite=True)
+    assert not run(folder, shard=(0, 2), overwrite=True).complete
+    assert run(folder, shard=(1, 2), overwrite=True).complete
+    assert contents(folder, "out") == contents(folder, "whole")
+
+
+def test_a_file_system_without_locks(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def flock(descriptor: int, flags: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    (folder / "out.parts").mkdir()
+    (folder / "out.parts/another.partial").touch()
+    with caplog.at_level(logging.WARNING):
+        assert run(folder).complete
+    assert "This file system has no locks" in caplog.text and contents(folder, "out") == contents(folder, "whole")
+    assert (folder / "out.parts/another.partial").exists()  # it may be what another process writes
+
+
+# Faults
+
+
+@pytest.mark.parametrize("call", ["os.fsync", "os.replace"])
+def test_a_full_disk_at_every_write(folder: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """The run ends with a message, no file is torn, and the next one continues."""
+    module, name = call.split(".")
+    original = getattr(os, name)
+    fault = 0
+    for fault in range(1000):
+        count = 0
+
+        def full(*arguments: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == fault + 1:  # noqa: B023
+                raise OSError(errno.ENOSPC, "No space left on device")
+            original(*arguments)
+
+        output = f"out{fault}"
+        with monkeypatch.context() as patched:
+            patched.setattr(os, name, full)
+            try:
+                run(folder, f"{output}.jsonl", part_bytes=2**15)
+            except OutputError as error:
+                assert "cannot be written (No space left on device): free some space" in str(error)
+                assert not list(folder.glob("**/*.partial"))
+            else:
+                break
+        assert run(folder, f"{output}.jsonl", part_bytes=2**15).complete and contents(folder, output) == contents(
+            folder, "whole"
+        )
+    assert fault >= 6
+
+
+# Forks, so that a kill does not hit the start of an interpreter, and without JAX, which would not survive a fork.
+_DRIVER = """
+import os, random, signal, sys, time
+from pathlib import Path
+import batch_task
+from bart_eqx.batch import run_file
+from batch_task import FORMAT, IDENTITY
+assert "jax" not in sys.modules
+folder = Path(sys.argv[1])
+
+def start(output, **options):
+    arguments = {name: options.pop(name) for name in ("delay",) if name in options}
+    process = os.fork()
+    if process == 0:
+        try:
+            load = lambda: batch_task.load(**arguments)
+            run_file(load, folder / "in.jsonl", output, format=FORMAT, identity=IDENTITY, part_bytes=2**12, **options)
+        except BaseException as error:
+            print(repr(error))
+            os._exit(1)
+        os._exit(0)
+    return process
+
+def status(process):
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+def check(output):
+    for ending in (".jsonl", ".failures.jsonl"):
+        ours, whole = (path.with_name(path.stem + ending).read_bytes() for path in (output, folder / "whole.jsonl"))
+        assert ours == whole, output
+    assert not list(folder.glob("**/*.partial"))
+
+assert status(start(folder / "whole.jsonl")) == 0
+"""
+
+_RANDOM_KILLS = """
+shards = int(sys.argv[2])
+chance = random.Random(shards)
+output = folder / "out.jsonl"
+kills = tries = 0
+while kills < 20:
+    tries += 1
+    processes = [start(output, delay=0.001, shard=(k, shards) if shards > 1 else None) for k in range(shards)]
+    time.sleep(chance.uniform(0, 0.2))
+    for process in processes:
+        os.kill(process, signal.SIGKILL)
+    statuses = [status(process) for process in processes]
+    assert set(statuses) <= {-signal.SIGKILL, 0}, statuses
+    killed = statuses.count(-signal.SIGKILL)
+    kills += killed
+    if output.exists():
+        check(output)
+        os.rename(output, folder / f"finished{tries}.jsonl")
+        import shutil
+        shutil.rmtree(folder / "out.parts")
+print("kills:", kills, "tries:", tries)
+for k in range(shards):
+    assert status(start(output, shard=(k, shards) if shards > 1 else None)) == 0
+check(output)
+"""
+
+# As a kill, at every single change of the disk.
+_EVERY_STEP = """
+import pathlib
+def die_at(step):
+    def counted(function):
+        def call(*arguments, **options):
+            nonlocal step
+            step -= 1
+            if step == 0:
+                os._exit(9)
+            return function(*arguments, **options)
+        return call
+    os.replace, os.fsync = counted(os.replace), counted(os.fsync)
+    pathlib.Path.unlink = counted(pathlib.Path.unlink)
+
+for step in range(1, 1000):
+    output = folder / f"out{step}.jsonl"
+    process = os.fork()
+    if process == 0:
+        die_at(step)
+        os._exit(status(start(output)) and 9)
+    if status(process) == 0:
+        break
+    again = start(output)
+    assert status(again) == 0
+    check(output)
+print("steps:", step)
+assert step > 20
+"""
+
+
+def driver(folder: Path, script: str, *arguments: str, records: int) -> str:
+    write_input(folder / "in.jsonl", records)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    command = [sys.executable, "-c", _DRIVER + script, str(folder), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_twenty_kills(tmp_path: Path, shards: int) -> None:
+    print(driver(tmp_path, _RANDOM_KILLS, str(shards), records=2000))
+
+
+def test_a_kill_at_every_step(tmp_path: Path) -> None:
+    print(driver(tmp_path, _EVERY_STEP, records=80))
+
+
+_MODEL = """
+import sys
+import batch_model_task as task
+from bart_eqx.batch import run_file
+run_file(task.load, sys.argv[1], sys.argv[2], format=task.FORMAT, identity=task.identity(), part_bytes=256)
+"""
+
+
+@pytest.mark.slow
+def test_kills_of_a_model(tmp_path: Path) -> None:
+    """As above, with a model: what it computes for a part depends on nothing but the part."""
+    (tmp_path / "in.jsonl").write_text("".join(f"{index * 7919 % 10 ** (1 + index % 6)}\n" for index in range(700)))
+    options = dict(
+        format=batch_model_task.FORMAT,
+        identity=batch_model_task.identity(),
+        part_bytes=256,
+        load=batch_model_task.load,
+    )
+    whole = run(tmp_path, "whole.jsonl", **options)
+    assert whole.parts >= 10 and whole.failed == 0 and whole.records == 700
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    chance = random.Random(0)
+    for kill in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", _MODEL, str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")], env=environment
+        )
+        while len(list(tmp_path.glob("out.parts/part-*"))) <= kill:
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.05))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    report = run(tmp_path, **options)
+    assert report.complete and 0 < report.computed < report.parts
+    for index in (1, 0):
+        run(tmp_path, "shards.jsonl", shard=(index, 2), **options)
+    for name in ("out.jsonl", "shards.jsonl"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+_COMMAND = """
+import sys
+import batch_task
+from bart_eqx.batch import Stop, run_file, run_stream
+def main():
+    if len(sys.argv) == 1:
+        run_stream(batch_task.load(), sys.stdin.buffer, sys.stdout.buffer, format=batch_task.FORMAT,
+                   on_failure=sys.stderr.buffer.write, largest_block_bytes=1)
+        return 0
+    with Stop() as stop:
+        def load():
+            print("loaded", flush=True)
+            return batch_task.load(delay=0.01)
+        run_file(load, sys.argv[1], sys.argv[2], format=batch_task.FORMAT, identity=batch_task.IDENTITY,
+                 part_bytes=2**13, before_part=stop.check)
+    return 0
+"""
+
+
+def command(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A process in which it is run as a command."""
+    (folder / "command_of_test.py").write_text(_COMMAND)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(TESTS), *sys.path])}
+    program = "from bart_eqx.process import run; run('command_of_test')"
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_run_that_can_be_continued(folder: Path, number: int, status: int) -> None:
+    process = command(folder, str(folder / "in.jsonl"), str(folder / "out.jsonl"))
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"loaded\n"
+    while not list(folder.glob("out.parts/part-*")):
+        time.sleep(0.01)
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    assert process.returncode == status
+    assert not list(folder.glob("**/*.partial")) and not (folder / "out.jsonl").exists()
+    assert run(folder).complete and contents(folder, "out") == contents(folder, "whole")
+
+
+def test_a_pipe_that_nobody_reads_any_more_ends_a_stream_quietly(folder: Path) -> None:
+    process = command(folder)
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    process.stdin.write(b'{"text": "abc"}\n')
+    process.stdin.flush()
+    assert process.stdout.readline() == b'{"id": 1, "reversed": "cba"}\n'  # before the input has ended
+    process.stdout.close()
+    process.stdin.write(b'{"text": "abc"}\n' * 3)
+    process.stdin.close()
+    assert process.stderr.read() == b"" and process.wait(timeout=10) == 141
+    process.stderr.close()
+
+
+class Flushed(io.BytesIO):
+    flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+@pytest.mark.parametrize(("first", "largest", "blocks"), [(2**30, 2**30, 1), (2**11, 2**13, 7), (2**11, 1, 303)])
+def test_a_stream_is_the_file(folder: Path, first: int, largest: int, blocks: int) -> None:
+    """Its blocks grow, so that the first results are early."""
+    out, failures = Flushed(), list[bytes]()
+    with (folder / "in.jsonl").open("rb") as file:
+        counts = run_stream(
+            batch_task.load(),
+            file,
+            out,
+            format=FORMAT,
+            on_failure=failures.append,
+            block_bytes=first,
+            largest_block_bytes=largest,
+        )
+    assert (out.getvalue(), b"".join(failures)) == contents(folder, "whole") and counts == (299, 3)
+    assert out.flushes == blocks
+
+
+# What it costs
+
+
+_PEAK = """
+import sys
+import batch_task
+from bart_eqx.batch import run_file
+run_file(batch_task.load, sys.argv[1], sys.argv[2], format=batch_task.FORMAT, identity={}, part_bytes=2**18)
+assert "jax" not in sys.modules
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_input(tmp_path: Path) -> None:
+    block = write_input(tmp_path / "block", 10_000).read_bytes()
+    peaks = []
+    for megabytes in (4, 100):
+        with (tmp_path / "in.jsonl").open("wb") as file:
+            while file.tell() < megabytes * 10**6:
+                file.write(block)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+        command = [sys.executable, "-c", _PEAK, str(tmp_path / "in.jsonl"), str(tmp_path / f"out{megabytes}.jsonl")]
+        peaks.append(int(subprocess.run(command, env=environment, capture_output=True, check=True).stdout))
+    assert peaks[1] <= 1.1 * peaks[0], peaks
+
+
+def test_identity(tmp_path: Path) -> None:
+    identity = checkpoint_identity("demo")
+    assert set(identity) == {"config.json", "flax_model.msgpack", "generation_config.json", "tokenizer.json"}
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in identity.values())
+    assert {"jax", "numpy", "tokenizers"} <= set(versions())
