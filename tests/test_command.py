@@ -85,7 +85,7 @@ def test_texts_from_texts(run: Run) -> None:
 
     arguments = ("generate", "7", "40217", "-m", "demo", "--to", "jsonl")
     _, out, _ = run(*arguments, "--num-beams", "2", "--num-return-sequences", "2", "--length-penalty", "0.5")
-    options = dict(num_beams=2, num_return_sequences=2, length_penalty=0.5)
+    options: dict[str, Any] = dict(num_beams=2, num_return_sequences=2, length_penalty=0.5)
     outputs = TextGenerator(demo_model(), demo_tokenizer())(["7", "40217"], **options)
     for line, wanted in zip(lines_of(out), outputs, strict=True):
         results = [as_json(each) for each in wanted]

@@ -8,8 +8,9 @@ from cyclopts import Parameter
 
 from ..batch import Field, Record, Run
 from .errors import UsageError
-from .files import FileOptions, run_job
+from .files import FileOptions
 from .model_options import ModelOptions, load_task
+from .run_job import run_job
 from .tasks import Job, best_and_all
 
 

@@ -43,9 +43,9 @@ def keep_programs(cache_dir: Path | None) -> None:
     """From here on JAX keeps what it compiles, and loads what is kept. It is imported here."""
     import jax
 
-    if cache_dir is None and os.environ.get(_JAX_VARIABLE):
-        return  # JAX has read the variable, and those that go with it
     folder = folder_of(cache_dir)
+    if str(folder) == os.environ.get(_JAX_VARIABLE):
+        return  # JAX has read the variable, and those that go with it
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -57,8 +57,9 @@ def keep_programs(cache_dir: Path | None) -> None:
 
 
 def folder_of(cache_dir: Path | None) -> Path:
-    """The folder of compiled programs: the option's, JAX's own variable's, or the platform's."""
-    if cache_dir is not None:
+    """The folder of compiled programs: the option's, our variable's, JAX's own, or the platform's."""
+    cache_dir = cache_dir or Path(os.environ.get(_VARIABLE, ""))
+    if cache_dir != Path():
         return cache_dir.expanduser()
     if own := os.environ.get(_JAX_VARIABLE):
         return Path(own)

@@ -8,9 +8,10 @@ from cyclopts import Parameter
 
 from ..batch import Field, Record, Run
 from .errors import UsageError
-from .files import FileOptions, run_job
+from .files import FileOptions
 from .list_options import TextList
 from .model_options import ModelOptions, load_task
+from .run_job import run_job
 from .tasks import Job, best_and_all
 
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from ..batch import Field, Record, Run
-from .files import FileOptions, run_job
+from .files import FileOptions
 from .model_options import ModelOptions, load_task
+from .run_job import run_job
 from .tasks import Job
 
 

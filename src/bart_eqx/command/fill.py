@@ -8,10 +8,11 @@ from cyclopts import Parameter
 
 from ..batch import Field, Record, Run
 from .errors import UsageError
-from .files import FileOptions, run_job
+from .files import FileOptions
 from .generation_options import SearchOptions, TokenOptions, options_of
 from .list_options import TokenList
 from .model_options import ModelOptions, check_generation, load_task
+from .run_job import run_job
 from .tasks import Job, best_and_all
 
 

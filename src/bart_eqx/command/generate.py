@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..batch import Field, Record, Run
-from .files import FileOptions, run_job
+from .files import FileOptions
 from .generation_options import SamplingOptions, SearchOptions, TokenOptions, options_of
 from .list_options import TextList
 from .model_options import ModelOptions, check_generation, load_task
+from .run_job import run_job
 from .tasks import Job, best_and_all
 
 

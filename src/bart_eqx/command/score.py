@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ..batch import Field, Record, Run
-from .files import FileOptions, run_job
+from .files import FileOptions
 from .model_options import ModelOptions, load_task
+from .run_job import run_job
 from .tasks import Job
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ..batch import Field, Run
@@ -45,25 +46,31 @@ class Job:
     text: Callable[[Mapping[str, Any]], str]
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """All that the results depend on, but for the files of the model and the versions of libraries."""
+        return dict(task=self.task, options=dict(model=self.model.on_which_results_depend, **self.options))
+
+    @property
     def arguments(self) -> dict[str, Any]:
-        """Of `load`."""
-        options = dict(model=self.model.on_which_results_depend, **self.options)
-        return dict(source=self.model.model, task=self.task, options=options)
+        """Of `load`: JSON, so that another process can call it."""
+        cache_dir = None if self.model.cache_dir is None else str(self.model.cache_dir)
+        return dict(source=self.model.model, cache_dir=cache_dir, **self.identity)
 
     def load(self) -> Run:
         """The task, in this process."""
-        keep_programs(self.model.cache_dir)
         return load(**self.arguments)
 
 
-def load(*, source: str, task: str, options: Mapping[str, Any]) -> Run:
-    """Build a task.
+def load(*, source: str, task: str, options: Mapping[str, Any], cache_dir: str | None = None) -> Run:
+    """Build a task. JAX is imported, and keeps what it compiles.
 
     Args:
         source: The checkpoint.
         task: The name of a command.
         options: `model`, the settings of the model; and those of the task.
+        cache_dir: The folder of compiled programs.
     """
+    keep_programs(None if cache_dir is None else Path(cache_dir))
     module, name = _LOADERS[task].split(":")
     return getattr(importlib.import_module(f"{__package__}.{module}"), name)(source, options)
 
