@@ -4,12 +4,15 @@ import dataclasses
 import io
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 import bart_eqx
@@ -30,6 +33,8 @@ from bart_eqx.text import (
 from text_support import demo_model, demo_tokenizer, tiny
 
 
+ROOT = Path(__file__).parents[1]
+_NUMBER = re.compile(r"-?\d+\.\d+(?:e-\d+)?")
 COMMANDS = "summarize generate fill classify zero-shot answer score embed convert info cache".split()
 Run = Callable[..., tuple[int, str, str]]
 
@@ -404,6 +409,30 @@ def test_converting_is_the_converters_command(run: Run, tmp_path: Path, capsys: 
     assert (status, convert_main(["demo", "-o", str(tmp_path / "b"), "--dtype", "bfloat16", "--json"])) == (0, 0)
     assert capsys.readouterr().out == out and json.loads(out)["dtype"] == "bfloat16"
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def test_examples_of_the_docs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of docs/tasks.md prints what stands under it; numbers to 1e-3."""
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "tasks.md").read_text()
+    (lines,) = re.findall(r"^```json\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    Path("numbers.jsonl").write_text(lines)
+    config = dataclasses.replace(demo_model().config, id2label=("contradiction", "neutral", "entailment"), num_labels=3)
+    arguments: dict[str, Any] = dict(config=config, key=jax.random.key(0))
+    nli = bart_eqx.from_pretrained("demo", bart_eqx.BartForSequenceClassification, **arguments)
+    Classifier(nli, demo_tokenizer()).save_pretrained("nli")
+    reader = bart_eqx.from_pretrained("demo", bart_eqx.BartForQuestionAnswering, **arguments)
+    QuestionAnswerer(reader, demo_tokenizer()).save_pretrained("reader")
+    blocks = re.findall(r"^```console\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    examples = [example for block in blocks for example in block.split("$ bart-eqx ")[1:]]
+    assert len(examples) >= 16
+    for example in examples:
+        command, _, printed = example.partition("\n")
+        _, out, err = run(*shlex.split(command))
+        shown = (out + err).replace(f"{tmp_path}/", "")
+        assert _NUMBER.sub("0.0", shown) == _NUMBER.sub("0.0", printed), command
+        numbers = [[float(number) for number in _NUMBER.findall(text)] for text in (shown, printed)]
+        assert numbers[0] == pytest.approx(numbers[1], abs=1e-3), command
 
 
 def test_completion_knows_commands_and_options() -> None:

@@ -37,5 +37,5 @@ def refusal_of(keyword: str) -> str | None:
     try:
         GenerationConfig().override(**{name: True})
     except (TypeError, ValueError) as error:
-        return one_line(error)
+        return one_line(error).replace(f"`{name}=True`", option(name)).replace(f"`{name}`", option(name))
     return None
