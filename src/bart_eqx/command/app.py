@@ -14,7 +14,7 @@ _EXAMPLES = """Examples:
 
     bart-eqx summarize "a long text ..." --model bart-large-cnn
     bart-eqx summarize in.jsonl -o out.jsonl --model bart-large-cnn --id id
-    echo "UN Chief Says There Is No <mask> in Syria" | bart-eqx fill --model bart-base
+    echo "There Is No <mask> in Syria" | bart-eqx fill --model bart-base
     bart-eqx COMMAND --help
 """
 # The module and the function of each command. A module is imported when its command is used.
