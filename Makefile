@@ -17,6 +17,7 @@ QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS=--xla_cpu_use_fusion_emitter
 
 demo: $(VENV)/.ready  ## Convert the shipped Flax checkpoint and spell numbers: make demo NUMBERS="40217 7"
 	$(VENV)/bin/python -m bart_eqx.demo $(NUMBERS)
+	$(VENV)/bin/bart-eqx generate $(or $(NUMBERS),40217) --model demo-eqx
 
 test: $(VENV)/.ready  ## Run the tests, which compare with stored references
 	$(CACHE) $(QUICK) $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "not oracle and not slow"

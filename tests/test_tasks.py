@@ -25,6 +25,7 @@ from bart_eqx.text import (
     Summarizer,
     TextGenerator,
     ZeroShotClassifier,
+    scorer as scorer_module,
 )
 from bart_eqx.text.mask_filler import spans_of
 from text_support import demo_model, demo_tokenizer, tiny, tokenizer
@@ -334,6 +335,26 @@ def test_scores() -> None:
         scorer(["a", "b"], ["c"])
     with pytest.raises(ValueError, match="two strings, or two lists"):
         scorer(["a"], "c")  # pyright: ignore
+
+
+def test_each_source_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one with more targets than a batch has rows, between others. Scores are those of each pair alone."""
+    scorer = Scorer(demo_model(), demo_tokenizer(), batch_tokens=32)
+    encoded: list[int] = []
+    encode = scorer_module._encode_and_score
+
+    def counted(model: Any, input_ids: Any, *arguments: Any) -> Any:
+        encoded.append(len({tuple(row) for row in input_ids.tolist()}))  # a batch is filled up with copies
+        return encode(model, input_ids, *arguments)
+
+    monkeypatch.setattr(scorer_module, "_encode_and_score", counted)
+    pairs = [("7", "seven"), ("15", "six"), *[("7", f"{word} seven") for word in "a b c d e f g h i".split()]]
+    pairs += [("9", "nine"), ("15", "fifteen"), ("7", "seven")]
+    got = scorer([source for source, _ in pairs], [target for _, target in pairs])
+    assert sum(encoded) == 3
+    for (source, target), output in zip(pairs, got, strict=True):
+        assert output.score == pytest.approx(scorer(source, target).score, abs=1e-5)
+    assert got[0] == got[-1] and len({output.score for output in got}) == len(pairs) - 1
 
 
 def test_one_of_a_set_of_strings() -> None:

@@ -15,10 +15,11 @@ import pytest
 
 import bart_eqx
 from bart_eqx.checkpoint.errors import UnsupportedCheckpointError
-from bart_eqx.text import Summarizer, Tokenizer
+from bart_eqx.text import Summarizer, TextGenerator, Tokenizer
 from bart_eqx.text.batches import MAX_SHAPES, ladder, plan_batches
 from bart_eqx.text.chunks import chunks_of
 from bart_eqx.text.engine import Engine
+from bart_eqx.text.streaming import decode_pieces, strip_pieces
 from support import configured
 from text_support import demo_model, demo_tokenizer, tiny, tokenizer
 
@@ -181,6 +182,49 @@ def test_the_last_part_is_not_a_scrap() -> None:
     assert abs((first.end - first.start) - (second.end - second.start)) <= 1
 
 
+# Piece by piece
+
+
+def test_streamed_texts_are_those_of_a_call() -> None:
+    summarizer, generator = (task(demo_model(), demo_tokenizer()) for task in (Summarizer, TextGenerator))
+    pieces = list(summarizer.stream("40217"))
+    assert pieces == ["forty", " thousand", " two", " hundred", " and", " seventeen"]
+    assert list(generator.stream("40217")) == pieces
+    assert list(generator.stream("40217", choices=["eight", "forty"])) == ["forty"]
+    for task in (summarizer, generator):
+        with pytest.raises(ValueError, match="`stream` is for greedy search and sampling"):
+            task.stream("40217", num_beams=2)
+
+
+def test_streamed_parts_of_a_long_text() -> None:
+    pytest.importorskip("sentencex")
+    summarizer = Summarizer(demo_model(), demo_tokenizer())
+    text = "4021. 7 15. " * 6
+    whole = summarizer(text)
+    assert len(whole.chunks) > 1 and "".join(summarizer.stream(text)) == whole.summary_text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "h\xe9llo \U0001f600\U0001f600 \u65e5\u672c\u8a9e \U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "a\ufffdb\ufffd",
+        "  a  ",
+    ],
+)
+def test_pieces_are_whole_characters(text: str) -> None:
+    """Of three and four bytes, which are several tokens each. A replacement character of the text itself stays."""
+    ids = tokenizer()(text).input_ids.tolist()
+    pieces = list(decode_pieces(tokenizer(), ids))
+    assert "".join(pieces) == text and ("\ufffd" in text or not any("\ufffd" in piece for piece in pieces))
+    assert len(pieces) > 1 or not text.strip()
+    cut = ids[: len(ids) // 2]  # within a character: what there is of it comes at the end
+    assert "".join(decode_pieces(tokenizer(), cut)) == tokenizer().decode(cut)
+    assert "".join(strip_pieces(pieces)) == text.strip()
+    assert "".join(strip_pieces(list(text))) == text.strip()
+
+
 # Prefix and settings of the checkpoint; heads
 
 
@@ -216,6 +260,11 @@ def test_saving(tmp_path: Path) -> None:
         again = Summarizer.from_pretrained(tmp_path / name)
         assert again.prefix == "1" and again("7") == summarizer("7")
         assert again("7").summary_text == "seventeen"
+
+
+def test_a_decoder_alone_is_refused_with_what_to_do() -> None:
+    with pytest.raises(TypeError, match="Got a BartForCausalLM: a decoder alone has no source; to continue a prompt,"):
+        TextGenerator(tiny("BartForCausalLM"), tokenizer())
 
 
 def test_the_wrong_head_is_refused(tmp_path: Path) -> None:
