@@ -11,7 +11,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/jax JAX_PERSISTENT_CA
 # oracle compile as users do.
 QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1
 
-.PHONY: demo test test-slow oracle test-oracle references accelerator lint format types docs clean
+.PHONY: demo test test-slow oracle test-oracle test-hub references accelerator lint format types docs clean
 
 demo: $(VENV)/.ready  ## Convert the shipped Flax checkpoint and spell numbers: make demo NUMBERS="40217 7"
 	$(VENV)/bin/python -m bart_eqx.demo $(NUMBERS)
@@ -24,6 +24,9 @@ test-slow: $(VENV)/.ready  ## Run the slow tests: every stored case of generatio
 
 test-oracle: $(ORACLE)/.ready  ## Compare live with Hugging Face's Flax
 	$(CACHE) $(ORACLE)/bin/python -m pytest -n auto --dist worksteal -m oracle tests/oracle
+
+test-hub: $(VENV)/.ready  ## Download six checkpoints (11 GB), and check what is published about them
+	$(VENV)/bin/python -m pytest -m hub -rs tests/hub
 
 references: $(ORACLE)/.ready  ## Regenerate the stored references of the tests
 	$(ORACLE)/bin/python scripts/make_references.py
