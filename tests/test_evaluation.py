@@ -117,7 +117,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 NUMBERS = [
-    dict(id=0, text="42", reference="forty two"),
+    dict(id=0, text="42", reference="forty-two"),
     dict(id=1, text="7", reference=["eight", "seven"]),
     dict(id=2, text="15", reference="fifty"),
 ]
@@ -126,7 +126,7 @@ NUMBERS = [
 def test_texts_of_a_model() -> None:
     summarizer = Summarizer(demo_model(), demo_tokenizer())
     result: Any = evaluate(summarizer, NUMBERS)
-    assert result == rouge(["forty two", "seven", "fifteen"], [record["reference"] for record in NUMBERS])
+    assert result == rouge(["forty-two", "seven", "fifteen"], [record["reference"] for record in NUMBERS])
     assert result.rouge2.fmeasure.mean == pytest.approx(1 / 3) and result.rouge1.fmeasure.mean == pytest.approx(2 / 3)
     generator = TextGenerator(demo_model(), demo_tokenizer())
     renamed = [dict(number=record["text"], words=record["reference"]) for record in NUMBERS]
