@@ -1,7 +1,9 @@
 """A command as a process: Ctrl-C, a closed pipe and a full disk end it with one line and a status, not a traceback."""
 
 import contextlib
+import dataclasses
 import importlib
+import io
 import os
 import signal
 import sys
@@ -24,7 +26,7 @@ def run(module: str) -> NoReturn:
     if (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
     ):  # otherwise ignored, as a shell does for what it runs in the background
-        signal.signal(signal.SIGINT, _exit)
+        signal.signal(signal.SIGINT, _Exit("interrupted: nothing was written."))
     try:
         try:
             status = importlib.import_module(module).main()
@@ -42,13 +44,29 @@ def run(module: str) -> NoReturn:
     sys.exit(status)
 
 
+def exit_on_interrupt(message: str) -> None:
+    """From here on Ctrl-C in a process of `run` ends it with this line: for a command whose output is never torn."""
+    if isinstance(signal.getsignal(signal.SIGINT), _Exit):
+        signal.signal(signal.SIGINT, _Exit(message))
+
+
 def raise_interrupts() -> None:
     """From here on the command writes: Ctrl-C in a process of `run` raises KeyboardInterrupt, as it does by default."""
-    if signal.getsignal(signal.SIGINT) is _exit:
+    if isinstance(signal.getsignal(signal.SIGINT), _Exit):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _exit(*_: Any) -> None:
-    with contextlib.suppress(OSError):  # stderr is closed
-        os.write(2, b"interrupted: nothing was written.\n")
-    os._exit(INTERRUPTED)
+def escape_what_a_terminal_cannot_show() -> None:
+    """From here on, characters that the encoding of stdout lacks are escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Exit:
+    message: str
+
+    def __call__(self, *_: Any) -> None:
+        with contextlib.suppress(OSError):  # stderr is closed
+            os.write(2, f"{self.message}\n".encode())
+        os._exit(INTERRUPTED)

@@ -125,9 +125,9 @@ def atomic_folder(target: Path, *, replaceable: Collection[str] | None = None) -
         try:
             if target.exists():
                 shutil.copymode(target, partial)
-            _sync(partial)
+            sync_folder(partial)
             _publish(partial, target, replaceable)  # from here on, `partial` is the old folder, which is removed
-            _sync(target.parent)
+            sync_folder(target.parent)
         except OSError as error:
             raise TargetError(f"{target} cannot be created ({error.strerror}): choose another folder (-o).") from error
 
@@ -191,7 +191,7 @@ def _exchange(one: Path, other: Path) -> None:
     os.rename(aside, one)
 
 
-def _sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Flush the entries of a folder to the disk. (Windows has no such call, and needs none.)"""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)

@@ -2,16 +2,16 @@
 
 import argparse
 import ctypes
-import io
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from ..checkpoint.errors import CheckpointError, printable
 from ..checkpoint.formats.shards import Format
 from ..checkpoint.source import ALIASES, DEMO
 from ..checkpoint.write import Layout
-from ..process import raise_interrupts
+from ..process import escape_what_a_terminal_cannot_show, raise_interrupts
 from .conversion import Dtype, convert, default_target
 
 
@@ -30,34 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
+    escape_what_a_terminal_cannot_show()
     if (options.source is None) == (options.verify is None):
         parser.error("give a SOURCE to convert, or --verify FOLDER")
     given = sorted(name for name, value in vars(options).items() if value != parser.get_default(name))
     if options.verify is not None and (others := [name for name in given if name not in ("verify", "json", "ignore")]):
         parser.error(f"--verify takes no options but --json and --ignore. Got {', '.join(others)}")
     try:
-        if options.verify is not None:
-            from .verify import verify  # imports JAX
-
-            done, target = verify(options.verify.expanduser(), ignore=options.ignore), None
-        else:
-            raise_interrupts()
-            _keep_freed_memory()
-            target = (options.output or default_target(options.source)).expanduser()
-            done = convert(
-                options.source,
-                target,
-                revision=options.revision,
-                subfolder=options.subfolder,
-                prefer=options.prefer,
-                dtype=options.dtype,
-                to=options.to,
-                overwrite=options.overwrite,
-                allow_nonfinite=options.allow_nonfinite,
-                ignore=options.ignore,
-            )
+        execute(**vars(options))
     except CheckpointError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -65,10 +45,38 @@ def main(arguments: list[str] | None = None) -> int:
         unchanged = ": the target is unchanged, or complete if it was just renamed" if options.verify is None else ""
         print(f"interrupted{unchanged}.", file=sys.stderr)
         return 130
-    print(done.to_json() if options.json else f"{done}\n", end="")
-    if target is not None:
-        print(f"folder      {printable(str(target.resolve()))}", file=sys.stderr if options.json else sys.stdout)
     return 0
+
+
+def execute(
+    *, source: str | None, output: Path | None, verify: Path | None, ignore: Sequence[str], json: bool, **settings: Any
+) -> None:
+    """Convert or verify, and print the record.
+
+    Args:
+        source: To convert.
+        output: The folder to write; by default the source's name and -eqx.
+        verify: A folder to check instead.
+        ignore: Unknown fields of config.json and generation_config.json that are accepted.
+        json: Print the record as JSON.
+        **settings: Further arguments of `convert`.
+
+    Raises:
+        CheckpointError, KeyboardInterrupt
+    """
+    if verify is not None:
+        from .verify import verify as verified  # imports JAX
+
+        done, target = verified(verify.expanduser(), ignore=ignore), None
+    else:
+        assert source is not None
+        raise_interrupts()
+        _keep_freed_memory()
+        target = (output or default_target(source)).expanduser()
+        done = convert(source, target, ignore=ignore, **settings)
+    print(done.to_json() if json else f"{done}\n", end="")
+    if target is not None:
+        print(f"folder      {printable(str(target.resolve()))}", file=sys.stderr if json else sys.stdout)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -34,6 +35,12 @@ class AbstractGenerativeTask(AbstractTask):
 
     heads = (BartForConditionalGeneration,)
     loads = ("BartModel",)
+    advice = MappingProxyType(
+        {
+            "BartForCausalLM": "it has no source to read. To continue a prompt, tokenise it, leave out its last "
+            "`</s>`, and call `bart_eqx.generate(model, input_ids)`, whose `sequences` the tokenizer decodes"
+        }
+    )
 
     def __init__(
         self,

@@ -1,17 +1,31 @@
 """A progress bar on a terminal, and nothing elsewhere. `HF_HUB_DISABLE_PROGRESS_BARS` turns it off."""
 
 import contextlib
+import contextvars
 import sys
 from collections.abc import Callable, Iterator
+
+
+_OFF = contextvars.ContextVar("off", default=False)
 
 
 @contextlib.contextmanager
 def progress_of_rows(label: str, total: int) -> Iterator[Callable[[int], object]]:
     """A bar of `total` rows, as a function to be called with each number of rows done."""
-    if not sys.stderr.isatty():
+    if total < 2 or _OFF.get() or not sys.stderr.isatty():
         yield lambda count: None
         return
     from huggingface_hub.utils import tqdm  # its import takes half a second
 
     with tqdm(desc=label, total=total, unit="row") as bar:
         yield bar.update
+
+
+@contextlib.contextmanager
+def no_progress() -> Iterator[None]:
+    """A block without bars of rows, for a caller that shows the progress of something larger."""
+    token = _OFF.set(True)
+    try:
+        yield
+    finally:
+        _OFF.reset(token)

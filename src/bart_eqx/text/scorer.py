@@ -14,6 +14,7 @@ from jaxtyping import Float, Integer
 from ..lazy_beartype import CONF
 from ..model.conditional_generation import BartForConditionalGeneration
 from ..model.masks import shift_tokens_right
+from ..model.outputs import BaseModelOutput
 from ..typing import Array, HostArray
 from .task import AbstractTask
 from .tokens import Tokens
@@ -116,18 +117,41 @@ class Scorer(AbstractTask):
     def _scored(self, sources: Sequence[str], targets: Sequence[str], truncation: bool) -> list[ScorerOutput]:
         engine = self.engine
         rows, labels = (engine.tokenize(texts, truncation=truncation) for texts in (sources, targets))
-        lengths = [(len(row), len(label)) for row, label in zip(rows, labels, strict=True)]
+        groups: dict[str, list[int]] = {}  # the targets of each distinct source, which is encoded once
+        for index, source in enumerate(sources):
+            groups.setdefault(source, []).append(index)
+        of_source = list(groups.values())
+        lengths = [(len(rows[own[0]]), max(len(labels[index]) for index in own)) for own in of_source]
         ratio = _ratio(lengths)
 
-        def run(indices: Sequence[int], width: int) -> list[np.ndarray]:
+        def run(indices: Sequence[int], width: int) -> list[list[np.ndarray]]:
             limit = engine.max_length
-            input_ids, attention_mask = engine.pad([rows[index] for index in indices], min(width, limit))
-            target_ids, _ = engine.pad([labels[index] for index in indices], min(-(-width // ratio), limit))
-            return list(np.asarray(_log_probabilities(self.model, input_ids, attention_mask, target_ids), np.float64))
+            tgt = min(-(-width // ratio), limit)
+            input_ids, attention_mask = engine.pad([rows[of_source[i][0]] for i in indices], min(width, limit))
+            # A batch of sources is followed by as many batches of targets as they have. Copies have been scored.
+            pairs = [(place, target) for place, i in enumerate(dict.fromkeys(indices)) for target in of_source[i]]
+            scores: list[list[np.ndarray]] = [[] for _ in indices]
+            states = None
+            for start in range(0, len(pairs), len(indices)):
+                batch = pairs[start : start + len(indices)]
+                filled = batch + batch[:1] * (len(indices) - len(batch))
+                target_ids, _ = engine.pad([labels[target] for _, target in filled], tgt)
+                places = np.array([place for place, _ in filled], np.int32)
+                if states is None:
+                    result, states = _encode_and_score(self.model, input_ids, attention_mask, places, target_ids)
+                else:
+                    result = _score(self.model, states, attention_mask, places, target_ids)
+                for (place, _), row in zip(batch, np.asarray(result, np.float64), strict=False):
+                    scores[place].append(row)
+            return scores
 
         widths = [max(source, target * ratio) for source, target in lengths]
-        scores = engine.map_indices(run, widths, max_width=engine.max_length * ratio, label="scoring")
-        return [self._output(label, row[: len(label)]) for label, row in zip(labels, scores, strict=True)]
+        scored = engine.map_indices(run, widths, max_width=engine.max_length * ratio, label="scoring")
+        outputs: list[Any] = [None] * len(targets)
+        for own, scores in zip(of_source, scored, strict=True):
+            for index, row in zip(own, scores, strict=True):
+                outputs[index] = self._output(labels[index], row[: len(labels[index])])
+        return outputs
 
     def _output(self, label: Tokens, scores: np.ndarray) -> ScorerOutput:
         decode = self.engine.tokenizer.decode
@@ -146,20 +170,46 @@ def _ratio(lengths: Sequence[tuple[int, int]]) -> int:
 
 
 @eqx.filter_jit
-def _log_probabilities(
+def _encode_and_score(
     model: BartForConditionalGeneration,
-    input_ids: Integer[HostArray, "rows src"],
-    attention_mask: Integer[HostArray, "rows src"],
+    input_ids: Integer[HostArray, "sources src"],
+    attention_mask: Integer[HostArray, "sources src"],
+    places: Integer[HostArray, " rows"],
+    target_ids: Integer[HostArray, "rows tgt"],
+) -> tuple[Float[Array, "rows tgt"], Float[Array, "sources src dim"]]:
+    """As `_score`, and the states of the sources."""
+    states = model.encode(input_ids, attention_mask).last_hidden_state
+    return _log_probabilities(model, states, attention_mask, places, target_ids), states
+
+
+@eqx.filter_jit
+def _score(
+    model: BartForConditionalGeneration,
+    states: Float[Array, "sources src dim"],
+    attention_mask: Integer[HostArray, "sources src"],
+    places: Integer[HostArray, " rows"],
     target_ids: Integer[HostArray, "rows tgt"],
 ) -> Float[Array, "rows tgt"]:
-    """The log-probability of each target token, given the source and the tokens before it."""
+    return _log_probabilities(model, states, attention_mask, places, target_ids)
+
+
+def _log_probabilities(
+    model: BartForConditionalGeneration,
+    states: Float[Array, "sources src dim"],
+    attention_mask: Integer[HostArray, "sources src"],
+    places: Integer[HostArray, " rows"],
+    target_ids: Integer[HostArray, "rows tgt"],
+) -> Float[Array, "rows tgt"]:
+    """The log-probability of each target token, given the source at `places` and the tokens before it."""
     config = model.config
     before = shift_tokens_right(target_ids, config.pad_token_id, config.decoder_start_token_id)
-    states = model.model(input_ids, attention_mask, before).last_hidden_state
+    encoded = BaseModelOutput(last_hidden_state=states[places])
+    mask = jnp.asarray(attention_mask)[places]
+    decoded = model.model.decode(before, encoder_outputs=encoded, encoder_attention_mask=mask).last_hidden_state
 
     def of_row(row: tuple[Float[Array, "tgt dim"], Integer[Array, " tgt"]]) -> Float[Array, " tgt"]:
         logits = model.lm_logits(row[0]).astype(jnp.float32)  # of one row at a time: 50,265 for each token
         chosen = jnp.take_along_axis(logits, row[1][:, None], axis=-1)[:, 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
-    return jax.lax.map(of_row, (states, jnp.asarray(target_ids)))
+    return jax.lax.map(of_row, (decoded, jnp.asarray(target_ids)))

@@ -1,7 +1,7 @@
 """`Summarizer`: a summary of a text of any length."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from beartype import beartype
@@ -9,6 +9,7 @@ from beartype import beartype
 from ..lazy_beartype import CONF
 from .chunks import Span, chunks_of
 from .generation import AbstractGenerativeTask, generate_texts
+from .streaming import stream_text, strip_pieces
 from .tokens import Tokens
 
 
@@ -89,6 +90,34 @@ class Summarizer(AbstractGenerativeTask):
                 SummarizedChunk(span.start, span.end, len(row), row.truncated, output.texts[0].strip())
             )
         return [SummarizationOutput(" ".join(chunk.summary_text for chunk in of), tuple(of)) for of in chunks]
+
+    @beartype(conf=CONF)
+    def stream(
+        self, text: str, *, truncation: bool | None = None, language: str = "en", **options: Any
+    ) -> Iterator[str]:
+        """Summarise one text, and yield the summary piece by piece, as soon as its tokens are chosen.
+
+        Joined, the pieces are the `summary_text` of a call. Greedy search and sampling only.
+
+        Args:
+            text: The text.
+            truncation: As for a call.
+            language: As for a call.
+            **options: As for a call; `num_beams=1`, if the checkpoint's settings have more.
+
+        Raises:
+            FloatingPointError, ImportError, TypeError, ValueError: as a call and [`bart_eqx.stream`][] do.
+        """
+        rows, _ = self._parts([text], truncation, language)
+        options = self.generation_options | options
+        first = stream_text(self.model, self.engine.tokenizer, rows[0], options)  # what is wrong is said here
+        return self._summaries(first, rows[1:], options)
+
+    def _summaries(self, first: Iterator[str], rest: Sequence[Tokens], options: dict[str, Any]) -> Iterator[str]:
+        yield from strip_pieces(first)
+        for row in rest:
+            yield " "
+            yield from strip_pieces(stream_text(self.model, self.engine.tokenizer, row, options))
 
     def _parts(
         self, texts: Sequence[str], truncation: bool | None, language: str

@@ -25,6 +25,8 @@ class AbstractTask(abc.ABC):
     """The classes of models that the task runs."""
     loads: ClassVar[tuple[str, ...]] = ()
     """Further classes that a checkpoint may name: it is loaded as the first of `heads`."""
+    advice: ClassVar[Mapping[str, str]] = {}
+    """What to do with a model of another class, by its name, where there is more to say than to choose another."""
 
     engine: Engine
     model: Any
@@ -50,13 +52,16 @@ class AbstractTask(abc.ABC):
     def check_head(cls, model: Any) -> None:
         """Raises `TypeError` if the model is not of a class that the task runs."""
         if not isinstance(model, cls.heads):
-            raise TypeError(
-                f"{cls._needs()} Got a {type(model).__name__}: choose a model that was trained for this task."
-            )
+            name = type(model).__name__
+            raise TypeError(f"{cls._needs()} Got a {name}: {cls._advice(name, 'model')}.")
 
     @classmethod
     def _needs(cls) -> str:
         return f"{cls.__name__} needs a {' or a '.join(head.__name__ for head in cls.heads)}."
+
+    @classmethod
+    def _advice(cls, name: str, kind: str) -> str:
+        return cls.advice.get(name, f"choose a {kind} that was trained for this task")
 
     @classmethod
     def from_pretrained(
@@ -84,9 +89,7 @@ class AbstractTask(abc.ABC):
         found = find(source, revision=revision, subfolder=subfolder)
         name = read_checkpoint(found).architecture().name
         if name not in (*(head.__name__ for head in cls.heads), *cls.loads):
-            raise UnsupportedCheckpointError(
-                f"{source} is a {name}. {cls._needs()} Choose a checkpoint that was trained for this task."
-            )
+            raise UnsupportedCheckpointError(f"{cls._needs()} {source} is a {name}: {cls._advice(name, 'checkpoint')}.")
         head = next((head for head in cls.heads if head.__name__ == name), cls.heads[0])
         model = from_pretrained(found.weights, head, dtype=dtype)
         fields = read_json(found.folder / "config.json")

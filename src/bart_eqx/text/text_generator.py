@@ -1,7 +1,7 @@
 """`TextGenerator`: what a model writes for a text, by a task that it was fine-tuned on; or which of some texts."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -9,6 +9,7 @@ from beartype import beartype
 
 from ..lazy_beartype import CONF
 from .generation import AbstractGenerativeTask, generate_texts
+from .streaming import stream_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,29 @@ class TextGenerator(AbstractGenerativeTask):
             each = [Text2TextGenerationOutput(text, score) for text, score in zip(output.texts, scores, strict=True)]
             results.append(each[0] if len(each) == 1 else each)
         return results
+
+    @beartype(conf=CONF)
+    def stream(
+        self, text: str, *, choices: Sequence[str] | None = None, truncation: bool = True, **options: Any
+    ) -> Iterator[str]:
+        """Generate from one source, and yield the text piece by piece, as soon as its tokens are chosen.
+
+        Joined, the pieces are the `generated_text` of a call. Greedy search and sampling only.
+
+        Args:
+            text: The source.
+            choices: As for a call.
+            truncation: As for a call.
+            **options: As for a call.
+
+        Raises:
+            FloatingPointError, TypeError, ValueError: as [`bart_eqx.stream`][] does.
+        """
+        options = self.generation_options | options
+        if choices is not None:
+            options = self._only(choices, options)
+        (row,) = self.engine.tokenize([text], prefix=self.prefix, truncation=truncation)
+        return stream_text(self.model, self.engine.tokenizer, row, options)
 
     def _only(self, choices: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
         """The options, with which only `choices` can be generated."""

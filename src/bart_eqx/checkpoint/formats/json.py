@@ -36,20 +36,31 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
         DamagedFileError: as `read_json` does.
     """
     try:
-        fields = json.loads(
-            content.decode("utf-8-sig"),
-            object_pairs_hook=_refuse_duplicates,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-        )
-        _check_depth(fields)
-    except (ValueError, RecursionError) as error:
+        fields = strict_json(content.decode("utf-8-sig"))
+    except ValueError as error:
         raise DamagedFileError(
             f"{where} is not valid JSON ({error}). It starts with {content[:40]!r}: download it again."
         ) from None
     if not isinstance(fields, dict):
         raise DamagedFileError(f"{where} must hold a JSON object. Got {type(fields).__name__}: download it again.")
     return fields
+
+
+def strict_json(text: str) -> Any:
+    """The value that a JSON text holds.
+
+    Raises:
+        ValueError: if it is not JSON, has a duplicate key or a number that is not finite, or is nested more than 100
+            levels deep.
+    """
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_refuse_duplicates, parse_constant=_refuse_constant, parse_float=_finite
+        )
+    except RecursionError:
+        raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep") from None
+    _check_depth(value)
+    return value
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,9 @@
+"""Tasks over files of any size: in parts that are computed once, whatever happens to the process, and then joined.
+
+Nothing here needs JAX. A task is a function from records to results, which the caller loads.
+"""
+
+import lazy_loader as _lazy_loader
+
+
+__getattr__, __dir__, __all__ = _lazy_loader.attach_stub(__name__, __file__)

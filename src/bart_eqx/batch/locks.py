@@ -1,0 +1,69 @@
+"""Locks on files that end with their process, however it ends."""
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from .errors import OutputError
+
+
+logger = logging.getLogger("bart_eqx.batch")
+
+_UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+Mode = Literal["shared", "exclusive"]
+
+
+class Lock:
+    """A lock on a file, held by this process. `flock`, which NFS and most parallel file systems pass on to all hosts.
+
+    Where a file system has no locks, or is mounted without them, nothing is locked, and the log says so.
+
+    Args:
+        path: The file, which is created. It is never removed: another process may be about to lock it.
+    """
+
+    supported: bool = True
+    """Whether the file system has locks, as far as is known."""
+
+    def __init__(self, path: Path):
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise OutputError(f"{path} cannot be created ({error.strerror}): choose another folder.") from error
+
+    def acquire(self, mode: Mode, *, wait: bool = False) -> bool:
+        """Take the lock, or change its mode; `False` if another process holds it and `wait` is false."""
+        if os.name != "posix":
+            self.supported = False
+            return True
+        import fcntl
+
+        flags = (fcntl.LOCK_SH if mode == "shared" else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._descriptor, flags)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _UNSUPPORTED:
+                raise
+            self.supported = False
+            logger.warning("This file system has no locks: see to it that no two runs write the same output.")
+        return True
+
+    def release(self) -> None:
+        os.close(self._descriptor)
+
+
+@contextlib.contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock for a block, once other processes have left theirs."""
+    lock = Lock(path)
+    try:
+        lock.acquire("exclusive", wait=True)
+        yield
+    finally:
+        lock.release()

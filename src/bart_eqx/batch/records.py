@@ -1,0 +1,187 @@
+"""Records: the lines of an input, as JSON objects or plain texts, and what is written for each."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ..checkpoint.formats.json import strict_json
+
+
+MAX_LINE = 2**26  # bytes. A line is held in memory whole
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field of the input's objects that the task reads.
+
+    Args:
+        name: Its name in the objects.
+        type: `"string"`, or `"strings"` for a list of them.
+        required: Whether every object must have it.
+    """
+
+    name: str
+    type: Literal["string", "strings"] = "string"
+    required: bool = True
+
+
+@dataclass(frozen=True)
+class RecordFormat:
+    """How lines are read.
+
+    Args:
+        kind: `"jsonl"`: a JSON object in each line; blank lines are skipped. `"text"`: each line is a text.
+        fields: What the task reads: its own names, each with the field of the object. A plain text is the only one.
+        id_field: The field that identifies a record, a string or an integer. By default `id` where a record has it, and
+            the number of its line where it has not.
+        result_fields: The fields that the task writes. An object that has one of them is refused.
+    """
+
+    kind: Literal["jsonl", "text"]
+    fields: Mapping[str, Field] = field(default_factory=lambda: {"text": Field("text")})
+    id_field: str | None = None
+    result_fields: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind == "text" and [each.type for each in self.fields.values()] != ["string"]:
+            raise ValueError(
+                f"A line of plain text is one text, and the task reads {', '.join(self.fields)}: give JSON objects."
+            )
+        if self.kind == "text" and self.id_field is not None:
+            raise ValueError(f"A line of plain text has no field {self.id_field!r}: give JSON objects.")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A line of the input.
+
+    Args:
+        line: Its number, from 1.
+        id: What identifies it: the value of its id field, or its line.
+        inputs: What the task reads, under the task's own names: a string or a list of strings each.
+        carried: What is written to the output unchanged: the id, and the fields that the task does not read.
+    """
+
+    line: int
+    id: str | int
+    inputs: Mapping[str, Any]
+    carried: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a record has no result."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadRecord:
+    """A line that is no record: its number, its id if that much could be read, and why."""
+
+    line: int
+    id: str | int
+    failure: Failure
+
+
+def read_records(lines: Iterable[tuple[int, bytes]], format: RecordFormat) -> Iterator[Record | UnreadRecord]:
+    """The records of some lines.
+
+    Args:
+        lines: Pairs of a line's number and its bytes, of which more than `MAX_LINE` need not be given.
+        format: How they are read.
+    """
+    for number, line in lines:
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        if format.kind == "jsonl" and not line.strip():
+            continue
+        yield _read(number, line, format)
+
+
+def _read(number: int, line: bytes, format: RecordFormat) -> Record | UnreadRecord:
+    name: str | int = number
+    try:
+        if len(line) > MAX_LINE:
+            raise ValueError(f"it has more than {MAX_LINE:,} bytes")
+        text = line.decode()
+        if format.kind == "text":
+            return Record(number, number, {next(iter(format.fields)): text}, {"id": number})
+        fields = strict_json(text)
+        if not isinstance(fields, dict):
+            raise ValueError(f"it must be a JSON object, and is a {_json_type(fields)}")
+        key = format.id_field or "id"
+        name = _id(fields, key, number, format)
+        inputs = {argument: fields[each.name] for argument, each in format.fields.items() if _has(fields, each)}
+        read = {each.name for each in format.fields.values()}
+        carried = {key: name} | {other: value for other, value in fields.items() if other not in read}
+        if taken := sorted(carried.keys() & set(format.result_fields)):
+            raise ValueError(f"it has a field {taken[0]!r}, which the result would replace: rename it")
+        return Record(number, name, inputs, carried)
+    except json.JSONDecodeError as error:
+        reason = f"it is not JSON ({error.msg} at character {error.pos + 1})"
+    except UnicodeDecodeError as error:
+        reason = f"it is not UTF-8 (byte {error.start + 1}: {line[error.start : error.start + 1]!r})"
+    except ValueError as error:
+        reason = str(error)
+    return UnreadRecord(number, name, Failure(f"line {number}: {reason}"))
+
+
+def _id(fields: Mapping[str, Any], key: str, number: int, format: RecordFormat) -> str | int:
+    if key not in fields:
+        if format.id_field is None:
+            return number
+        raise ValueError(f"it has no field {key!r}")
+    value = fields[key]
+    if type(value) not in (str, int):
+        raise ValueError(f"its {key!r} must be a string or an integer, and is a {_json_type(value)}")
+    return value
+
+
+def _has(fields: Mapping[str, Any], field: Field) -> bool:
+    """Whether a field is there and of its type."""
+    if field.name not in fields:
+        if field.required:
+            raise ValueError(f"it has no field {field.name!r}; it has {', '.join(map(repr, [*fields][:10])) or 'none'}")
+        return False
+    value = fields[field.name]
+    valid = isinstance(value, str)
+    if field.type == "strings":
+        valid = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if not valid:
+        wanted = "a string" if field.type == "string" else "a list of strings"
+        raise ValueError(f"its {field.name!r} must be {wanted}, and is a {_json_type(value)}")
+    return True
+
+
+def _json_type(value: object) -> str:
+    names: Mapping[type, str] = {
+        **{dict: "object", list: "list", str: "string", bool: "boolean"},
+        **{int: "number", float: "number", type(None): "null"},
+    }
+    return names[type(value)]
+
+
+def result_line(record: Record, result: Mapping[str, Any]) -> bytes:
+    """The output's line: the id, the other fields, the result.
+
+    Raises:
+        ValueError: if the result has a number that is not finite.
+    """
+    return json_line({**record.carried, **result})
+
+
+def failure_line(record: Record | UnreadRecord, failure: Failure) -> bytes:
+    return json_line({"id": record.id, "error": failure.error})
+
+
+def json_line(fields: Mapping[str, Any]) -> bytes:
+    try:
+        return (json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can write and UTF-8 cannot
+        return (json.dumps(fields, allow_nan=False) + "\n").encode()
