@@ -1,11 +1,16 @@
 """ROUGE and accuracy: against rouge-score itself, values known by hand, and tasks over records."""
 
 import importlib
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bart_eqx.command import evaluate as command
+from bart_eqx.command.app import build
+from bart_eqx.command.errors import UsageError
 from bart_eqx.text import Classifier, Summarizer, TextGenerator, ZeroShotClassifier, accuracy, evaluate, rouge
 from bart_eqx.text.metrics import ROUGE_TYPES
 from text_support import demo_model, demo_tokenizer, tiny
@@ -178,3 +183,82 @@ def test_records_that_lack_something() -> None:
         evaluate(summarizer, [dict(text="7", reference=["seven"])], metric="accuracy")
     with pytest.raises(ValueError, match="There are no records"):
         evaluate(summarizer, [])
+
+
+# The command
+
+
+def run(folder: Path, records: list[Any], *options: str) -> None:
+    """`bart-eqx evaluate` of a file with a record on each line; a string is a line as it is."""
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    (folder / "in.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    arguments = ["evaluate", str(folder / "in.jsonl"), *options]
+    build("evaluate")(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+
+
+WRITTEN = [
+    record | dict(summary_text=text) for record, text in zip(NUMBERS, ("forty-two", "seven", "fifteen"), strict=True)
+]
+
+
+def test_predictions_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Named as the tasks write them, or by --prediction; as text and as JSON."""
+    run(tmp_path, WRITTEN)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["records     3", "rouge1      66.67% (95%: 0.00% to 100.00%)"] and len(lines) == 5
+    run(tmp_path, WRITTEN, "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert result["rouge2"]["fmeasure"]["mean"] == pytest.approx(1 / 3) and result["num_records"] == 3
+    labelled = [dict(gold="a", label="a"), "", dict(gold="b", label="a", id="x")]
+    run(tmp_path, labelled, "--reference", "gold")
+    assert capsys.readouterr().out.splitlines() == ["records     2", "accuracy    50.00% (95%: 9.45% to 90.55%)"]
+    run(tmp_path, labelled, "--reference", "gold", "--prediction", "gold", "--metric", "accuracy", "--json")
+    assert json.loads(capsys.readouterr().out)["num_correct"] == 2
+
+
+def test_predictions_of_a_task(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "keep_programs", lambda folder: None)
+    records = [dict(number=record["text"], words=record["reference"]) for record in NUMBERS]
+    names = ["--field", "number", "--reference", "words", "--json"]
+    run(tmp_path, records, "--task", "summarize", "-m", "demo", *names)
+    summarizer = Summarizer(demo_model(), demo_tokenizer())
+    expected: Any = evaluate(summarizer, records, field="number", reference="words")
+    assert json.loads(capsys.readouterr().out)["rougeL"]["recall"]["low"] == expected.rougeL.recall.low
+    with pytest.raises(UsageError, match="num-beams"):
+        run(tmp_path, records, "--task", "generate", "-m", "demo", "--beams", "0", *names)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "summarize"], "Give --task and --model together, or neither"),
+        (["-m", "demo"], "Give --task and --model together, or neither"),
+        (["--beams", "4"], "Options of generation are for --task. Without it, the file has the predictions."),
+        (["--labels", "a,b"], "--labels is for --task"),
+        (["--prediction", "text"], "Give --metric rouge or --metric accuracy for the field 'text'"),
+        (["--task", "zero-shot", "-m", "demo"], "--task zero-shot needs --labels"),
+        (["--task", "classify", "-m", "demo", "--choices", "a"], "--choices is not an option of --task classify"),
+        (["--task", "classify", "-m", "demo", "--beams", "2"], "--task classify generates nothing"),
+        (["--task", "summarize", "-m", "demo", "--prediction", "text"], "Give --prediction or --task, not both"),
+    ],
+)
+def test_wrong_options(options: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(tmp_path, NUMBERS, *options)
+
+
+def test_wrong_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="in.jsonl has no records"):
+        run(tmp_path, [])
+    with pytest.raises(ValueError, match="in.jsonl: line 2: it is not JSON"):
+        run(tmp_path, [NUMBERS[0], "forty-two"])
+    with pytest.raises(ValueError, match=r"records\[1\] has no field 'summary_text'"):
+        run(tmp_path, [WRITTEN[0], NUMBERS[1]])
+    with pytest.raises(
+        UsageError, match="Name the field with the predictions: --prediction. The first record has id, "
+    ):
+        run(tmp_path, NUMBERS)
+    with pytest.raises(FileNotFoundError):
+        build("evaluate")(["evaluate", "none.jsonl"], exit_on_error=False, result_action="return_value")
