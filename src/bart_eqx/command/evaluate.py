@@ -85,13 +85,12 @@ def evaluate(
         if prediction is not None:
             raise UsageError("Give --prediction or --task, not both.")
         chosen = [options.given() for options in (search, tokens) if options is not None]
-        call = dict(labels=labels, choices=choices)
-        call = {name: value for name, value in call.items() if value is not None}
+        lists = dict(labels=labels, choices=choices)
+        call: dict[str, Any] = {name: value for name, value in lists.items() if value is not None}
         loaded = _load(task, model, {name: value for each in chosen for name, value in each.items()}, call)
         from ..text import evaluate as evaluated
 
-        names = dict(field=field, pair=pair_field, reference=reference)
-        result = evaluated(loaded, records, metric=metric, **names, **call)
+        result = evaluated(loaded, records, field=field, pair=pair_field, reference=reference, metric=metric, **call)
     _print(dataclasses.asdict(result), as_json=json)
 
 
