@@ -13,7 +13,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/jax JAX_PERSISTENT_CA
 # users do.
 QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1 XLA_FLAGS=--xla_cpu_use_fusion_emitters=false
 
-.PHONY: demo test test-slow oracle test-oracle test-ray references accelerator lint format types docs clean
+.PHONY: demo test test-slow oracle test-oracle test-ray test-hub references accelerator lint format types docs clean
 
 demo: $(VENV)/.ready  ## Convert the shipped Flax checkpoint and spell numbers: make demo NUMBERS="40217 7"
 	$(VENV)/bin/python -m bart_eqx.demo $(NUMBERS)
@@ -31,6 +31,9 @@ test-oracle: $(ORACLE)/.ready  ## Compare live with Hugging Face's Flax
 
 test-ray: $(RAY)/.ready  ## Run the tests on a Ray cluster of two workers
 	$(RAY)/bin/python -m pytest -m ray tests/on_ray
+
+test-hub: $(VENV)/.ready  ## Download six checkpoints (11 GB), and check what is published about them
+	$(VENV)/bin/python -m pytest -m hub -rs tests/hub
 
 references: $(ORACLE)/.ready  ## Regenerate the stored references of the tests
 	$(ORACLE)/bin/python scripts/make_references.py

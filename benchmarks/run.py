@@ -67,8 +67,9 @@ class Worker:
         folder: Path,
         workload: dict[str, Any],
         environment: dict[str, str] | None = None,
+        script: str = "worker.py",
     ):
-        command = [python, str(HERE / "worker.py"), module, variant, str(folder), json.dumps(workload)]
+        command = [python, str(HERE / script), module, variant, str(folder), json.dumps(workload)]
         self.name = f"{module.removesuffix('_peer')} {variant}".replace("ours", "bart_eqx")
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(

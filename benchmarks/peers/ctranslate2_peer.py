@@ -43,3 +43,17 @@ class Peer:
             return np.array([[2, *(number[name] for name in row.hypotheses[0])] for row in found])
 
         return run
+
+    def write(self, tokenizer: Path, beams: int, new: int):
+        """Texts from texts, in batches of 4,096 tokens, which the library sorts by length."""
+        tokens = transformers.AutoTokenizer.from_pretrained(tokenizer, tokenizer_type="bart")
+        options = dict(beam_size=beams, min_decoding_length=new, max_decoding_length=new, max_input_length=0)
+        number = {name: index for index, name in enumerate(self.names)}
+
+        def run(texts: list[str]) -> list[str]:
+            sources = [[self.names[index] for index in ids] for ids in tokens(texts).input_ids]
+            found = self.model.translate_batch(sources, max_batch_size=4096, batch_type="tokens", **options)
+            rows = [[number[name] for name in row.hypotheses[0]] for row in found]
+            return tokens.batch_decode(rows, skip_special_tokens=True)
+
+        return run

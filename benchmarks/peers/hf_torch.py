@@ -82,6 +82,26 @@ class Peer:
         draw = dict(do_sample=True, top_k=50) if sample else dict(do_sample=False)
         return lambda: self.model.generate(tokens, attention_mask=mask, num_beams=beams, **stop, **draw).cpu().numpy()
 
+    def write(self, tokenizer: Path, beams: int, new: int, batch: int = 8):
+        """Texts from texts, which are sorted by length."""
+        tokens = transformers.AutoTokenizer.from_pretrained(tokenizer, tokenizer_type="bart")
+        stop = dict(max_new_tokens=new, min_new_tokens=new, forced_bos_token_id=None, forced_eos_token_id=None)
+
+        @torch.inference_mode()
+        def run(texts: list[str]) -> list[str]:
+            encoded = [tokens(text).input_ids for text in texts]
+            order = sorted(range(len(texts)), key=lambda index: -len(encoded[index]))
+            written = [""] * len(texts)
+            for start in range(0, len(texts), batch):
+                rows = order[start : start + batch]
+                padded = tokens.pad(dict(input_ids=[encoded[row] for row in rows]), return_tensors="pt").to(self.device)
+                found = self.model.generate(**padded, num_beams=beams, do_sample=False, **stop)
+                for row, text in zip(rows, tokens.batch_decode(found, skip_special_tokens=True), strict=True):
+                    written[row] = text
+            return written
+
+        return run
+
     def train(self, ids: np.ndarray, targets: np.ndarray, **_: Any):
         tokens, decoder_tokens = self._ids(ids), self._ids(targets)
         optimiser = torch.optim.SGD(self.model.parameters(), lr=1e-4)

@@ -65,6 +65,14 @@ class Peer:
         options |= dict(do_sample=True, top_k=50, key=jax.random.key(0)) if sample else {}
         return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=beams, **options).sequences)
 
+    def write(self, tokenizer: Path, beams: int, new: int):
+        """Texts from texts."""
+        from bart_eqx.text import TextGenerator, Tokenizer  # not in the environment of `make accelerator`
+
+        options: dict[str, Any] = dict(num_beams=beams, **exactly(new))
+        task = TextGenerator(self.model, Tokenizer.from_pretrained(tokenizer), **options)
+        return lambda texts: [result.generated_text for result in task(texts)]
+
     def generate_in_room(self, ids: np.ndarray, new: int, room: int, **_: Any):
         """Stops after `new` tokens and EOS, although `room` tokens are allowed."""
         options: dict[str, Any] = exactly(new) | dict(max_length=room + 1, logits_processor=(End(new),))

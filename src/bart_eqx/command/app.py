@@ -27,6 +27,7 @@ _COMMANDS = {
     "answer": ("answer:answer", "Answer questions from texts."),
     "score": ("score:score", "How probable is a target, given a source (BARTScore)."),
     "embed": ("embed:embed", "A vector for each text."),
+    "evaluate": ("evaluate:evaluate", "How good predictions are: ROUGE, accuracy."),
     "convert": ("convert:convert", "Convert a checkpoint, or verify a converted folder."),
     "info": ("info:info", "What a checkpoint is, without loading it."),
     "cache": ("cache:cache", "Show or clear the compiled programs that are kept on disk."),

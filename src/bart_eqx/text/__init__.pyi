@@ -3,11 +3,20 @@ from .classifier import (
     TextClassificationOutputElement as TextClassificationOutputElement,
 )
 from .embedder import Embedder as Embedder
+from .evaluation import evaluate as evaluate
 from .mask_filler import (
     FillMaskOutputElement as FillMaskOutputElement,
     InfilledSpan as InfilledSpan,
     InfillOutput as InfillOutput,
     MaskFiller as MaskFiller,
+)
+from .metrics import (
+    AccuracyOutput as AccuracyOutput,
+    Estimate as Estimate,
+    RougeOutput as RougeOutput,
+    RougeScore as RougeScore,
+    accuracy as accuracy,
+    rouge as rouge,
 )
 from .question_answerer import (
     QuestionAnswerer as QuestionAnswerer,
