@@ -74,8 +74,8 @@ def single_label_loss(
     Raises:
         ValueError: if the batch lacks an array, has one of an unknown name, or one of another shape or dtype.
     """
-    logits, rows, labels = _logits(model, batch, key)
-    _check_labels("labels", labels, rows.shape, jnp.integer)
+    logits, rows = _logits(model, batch, key)
+    labels = _integers("labels", batch["labels"], rows.shape)
     return _sum(negative_log_likelihood(logits, labels), rows & (labels != IGNORED))
 
 
@@ -94,8 +94,8 @@ def multi_label_loss(
     Raises:
         ValueError: if the batch lacks an array, has one of an unknown name, or one of another shape or dtype.
     """
-    logits, rows, labels = _logits(model, batch, key)
-    _check_labels("labels", labels, logits.shape, jnp.floating)
+    logits, rows = _logits(model, batch, key)
+    labels = _floats("labels", batch["labels"], logits)
     return _sum(jax.nn.softplus(logits) - logits * labels, rows[..., None])
 
 
@@ -114,10 +114,11 @@ def regression_loss(
     Raises:
         ValueError: if the batch lacks an array, has one of an unknown name, or one of another shape or dtype.
     """
-    logits, rows, labels = _logits(model, batch, key)
+    logits, rows = _logits(model, batch, key)
+    labels = batch["labels"]
     if logits.shape[-1] == 1 and labels.shape == rows.shape:
         labels = labels[..., None]
-    _check_labels("labels", labels, logits.shape, jnp.floating)
+    labels = _floats("labels", labels, logits)
     return _sum(jnp.square(logits - labels), rows[..., None])
 
 
@@ -144,8 +145,7 @@ def question_answering_loss(
     rows = _rows_with_tokens(inputs)
     total, count = jnp.zeros((), wide(out.start_logits).dtype), jnp.zeros((), jnp.int32)
     for name, logits in (("start_positions", out.start_logits), ("end_positions", out.end_logits)):
-        _check_labels(name, batch[name], logits.shape[:-1], jnp.integer)
-        positions = jnp.asarray(batch[name])
+        positions = _integers(name, batch[name], logits.shape[:-1])
         counts = rows & (positions < logits.shape[-1]) & (positions != IGNORED)
         part, part_count = _sum(negative_log_likelihood(wide(logits), positions), counts)
         total, count = total + part, count + part_count
@@ -155,7 +155,7 @@ def question_answering_loss(
 def teacher_forcing(config: BartConfig, batch: Batch) -> tuple[dict[str, Any], Integer[Array, "*batch tgt"]]:
     """The arguments of a model for a batch, and its labels, -100 where none counts."""
     inputs = _inputs(batch, ("labels",))
-    labels = jnp.asarray(batch["labels"])
+    labels = _integers("labels", batch["labels"], batch["labels"].shape)
     inputs.setdefault(
         "decoder_input_ids", shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
     )
@@ -181,8 +181,8 @@ def _inputs(batch: Batch, targets: tuple[str, ...]) -> dict[str, Any]:
 
 def _logits(
     model: BartForSequenceClassification, batch: Batch, key: PRNGKeyArray | None
-) -> tuple[Float[Array, "*batch labels"], Bool[Array, "*batch"], Array]:
-    """The logits of each row, whether the row has tokens, and the labels."""
+) -> tuple[Float[Array, "*batch labels"], Bool[Array, "*batch"]]:
+    """The logits of each row, and whether it has tokens."""
     inputs = _inputs(batch, ("labels",))
     rows = _rows_with_tokens(inputs)
     if (mask := inputs.get("attention_mask")) is not None:
@@ -190,7 +190,7 @@ def _logits(
         added = ~rows[..., None] & (jnp.arange(mask.shape[-1]) == 0)
         inputs["input_ids"] = jnp.where(added, model.config.eos_token_id, inputs["input_ids"])
         inputs["attention_mask"] = jnp.where(added, 1, mask)
-    return wide(model(**inputs, key=key).logits), rows, jnp.asarray(batch["labels"])
+    return wide(model(**inputs, key=key).logits), rows
 
 
 def _rows_with_tokens(inputs: Mapping[str, Any]) -> Bool[Array, "*batch"]:
@@ -200,10 +200,16 @@ def _rows_with_tokens(inputs: Mapping[str, Any]) -> Bool[Array, "*batch"]:
     return jnp.any(jnp.asarray(mask).astype(bool), axis=-1)
 
 
-def _check_labels(name: str, labels: HostArray, shape: tuple[int, ...], kind: type) -> None:
-    if labels.shape != shape or not jnp.issubdtype(labels.dtype, kind):
-        kinds = "integers" if kind is jnp.integer else "floats"
-        raise ValueError(f"`{name}` must be {kinds} {list(shape)}. Got {described(labels)}.")
+def _integers(name: str, array: HostArray, shape: tuple[int, ...]) -> Integer[Array, "*shape"]:
+    if array.shape != shape or not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"`{name}` must be integers {list(shape)}. Got {described(array)}.")
+    return jnp.asarray(array, jnp.int32)
+
+
+def _floats(name: str, array: HostArray, logits: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    if array.shape != logits.shape or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f"`{name}` must be floats {list(logits.shape)}. Got {described(array)}.")
+    return jnp.asarray(array, logits.dtype)
 
 
 def _sum(losses: Float[Array, "*shape"], counts: Bool[Array, "*#shape"]) -> tuple[Sum, Count]:
