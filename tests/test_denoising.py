@@ -4,10 +4,12 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 from scipy.stats import chisquare
 
 from bart_eqx.text import Tokenizer
@@ -274,16 +276,24 @@ def test_refused(make: Any, message: str) -> None:
 
 
 def test_word_starts() -> None:
-    """Tokens with a space in front, and special tokens; WordPiece's without `##`."""
-    tokenizer = Tokenizer.from_pretrained("tests/data/bart-tokenizer")
-    starts, vocab = tokenizer.word_starts(), tokenizer.backend.get_vocab()
-    assert starts.shape == (50265,) and starts[[0, 1, 2, 3, 50264]].all()
-    assert all(starts[index] == (token.startswith("Ġ") or token[0] == "<") for token, index in [*vocab.items()][::977])
-    ids = tokenizer("Once upon a midnight dreary").input_ids
-    assert starts[ids].tolist() == [
-        tokenizer.decode([token]).startswith((" ", "<")) or token in (0, 2) for token in ids
-    ]
-    assert tokenizer.for_vocabulary(50270).word_starts().shape == (50270,)
+    """Byte-level BPE's tokens with a space in front, and special tokens; a model's rows without a token."""
+    tokenizer = Tokenizer.from_pretrained(Path(__file__).parent / "data/bart-tokenizer")
+    ids = np.asarray(tokenizer("Once upon a midnight dreary, I").input_ids)
+    texts = [str(tokenizer.decode([token], skip_special_tokens=False)) for token in ids]
+    starts = tokenizer.word_starts()
+    assert starts[ids].tolist() == [text[0] == " " or text in ("<s>", "</s>") for text in texts]
+    assert starts.shape == (50265,) and 25_000 < starts.sum() < 40_000
+    assert tokenizer.for_vocabulary(50270).word_starts()[50265:].tolist() == [True] * 5
+
+
+def test_word_starts_of_other_kinds() -> None:
+    backend = tokenizers.Tokenizer(tokenizers.models.WordPiece({"[PAD]": 0, "sing": 1, "##ing": 2}, unk_token="[PAD]"))
+    backend.add_special_tokens(["[PAD]"])
+    tokenizer = Tokenizer(backend, pad_token="[PAD]")
+    with pytest.raises(ValueError, match="This tokenizer's is None: make the table"):
+        tokenizer.word_starts()
+    backend.decoder = tokenizers.decoders.WordPiece(prefix="##")
+    assert tokenizer.word_starts().tolist() == [True, True, False]
 
 
 def test_a_batch() -> None:

@@ -7,10 +7,12 @@ from jaxtyping import Integer
 
 from ..generation.generate import generate
 from ..model.language_model import AbstractSeq2SeqLM
+from ..model.signature import one_sentence_errors
 from ..typing import Array, HostArray, Mask
 from .losses import IGNORED
 
 
+@one_sentence_errors
 def pseudo_labels(
     model: AbstractSeq2SeqLM,
     input_ids: Integer[HostArray, "*batch src"],

@@ -189,7 +189,7 @@ def _logits(
         # An empty row would have no `</s>`, and so NaN as logits and gradients: it gets one.
         added = ~rows[..., None] & (jnp.arange(mask.shape[-1]) == 0)
         inputs["input_ids"] = jnp.where(added, model.config.eos_token_id, inputs["input_ids"])
-        inputs["attention_mask"] = jnp.where(added, 1, mask)
+        inputs["attention_mask"] = jnp.asarray(mask).astype(bool) | added
     return wide(model(**inputs, key=key).logits), rows
 
 
