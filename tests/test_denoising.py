@@ -297,7 +297,7 @@ def test_word_starts_of_other_kinds() -> None:
 
 
 def test_a_batch() -> None:
-    pairs = [(np.array([0, 5, 99, 2]), [0, 5, 6, 7, 2]), ([0, 2], [0, 8, 2])]
+    pairs = [(np.array([0, 5, 99, 2]), np.array([0, 5, 6, 7, 2])), (np.array([0, 2]), [0, 8, 2])]
     batch = seq2seq_batch(pairs, pad_token_id=1, decoder_start_token_id=2, pad_to_multiple_of=3)
     assert batch["input_ids"].tolist() == [[0, 5, 99, 2, 1, 1], [0, 2, 1, 1, 1, 1]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 0, 0, 0, 0]]

@@ -8,7 +8,7 @@ from jaxtyping import Int32, Integer
 from .losses import IGNORED
 
 
-Tokens = Integer[np.ndarray, " tokens"] | Sequence[int]
+Tokens = Integer[np.ndarray, " _"] | Sequence[int]
 
 
 def seq2seq_batch(
