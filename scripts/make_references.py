@@ -166,6 +166,46 @@ def torch_references() -> None:
     save("stored-torch", {name: np.asarray(array) for name, array in arrays.items()}, made_by)
 
 
+def loss_references() -> None:
+    """The losses of PyTorch's classes, over the folders that `torch_references` saved."""
+    import torch
+    import transformers
+
+    text = torch.tensor([[0, 5, 6, 7, 8, 2], [0, 9, 10, 2, 1, 1], [0, 11, 12, 13, 2, 1]])
+    inputs = dict(input_ids=text, attention_mask=(text != 1).long())
+    numbers = torch.tensor([[0.5, -1.0, 2.0], [0.0, 1.5, -0.5], [3.0, 0.25, 1.0]])
+    arrays: dict[str, Any] = dict(inputs)
+
+    folder = TARGET / "torch-classifier"
+    for problem, labels in {
+        "single_label_classification": torch.tensor([2, -100, 0]),
+        "multi_label_classification": (numbers > 0.4).float(),
+        "regression": numbers,
+    }.items():
+        model = transformers.BartForSequenceClassification.from_pretrained(folder, problem_type=problem).eval()
+        with torch.no_grad():
+            arrays |= {f"{problem}.labels": labels, f"{problem}.loss": model(**inputs, labels=labels).loss}
+
+    torch.manual_seed(1)
+    answerer = transformers.BartForQuestionAnswering.from_pretrained(folder).eval()
+    for parameter in answerer.qa_outputs.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    arrays |= {f"qa_outputs.{name}": parameter.detach() for name, parameter in answerer.qa_outputs.named_parameters()}
+    for name, starts, ends in (("inside", [1, 0, 2], [3, 2, 2]), ("beyond", [1, 6, 2], [3, 9, 4])):
+        positions = dict(start_positions=torch.tensor(starts), end_positions=torch.tensor(ends))
+        with torch.no_grad():
+            arrays |= {f"{name}.{field}": value for field, value in positions.items()}
+            arrays |= {f"{name}.loss": answerer(**inputs, **positions).loss}
+
+    model = transformers.BartForConditionalGeneration.from_pretrained(TARGET / "torch-untied").eval()
+    labels = torch.tensor([[0, 7, 8, 9, 2], [0, 2, -100, -100, -100], [4, 5, 6, 2, -100]])
+    with torch.no_grad():
+        out = model(**inputs, labels=labels)
+    smoothed = torch.nn.CrossEntropyLoss(label_smoothing=0.1)(out.logits.reshape(-1, 41), labels.reshape(-1))
+    arrays |= {"seq2seq.labels": labels, "seq2seq.loss": out.loss, "seq2seq.smoothed": smoothed}
+    save("losses-torch", {k: np.asarray(v) for k, v in arrays.items()}, versions("transformers", "torch"))
+
+
 def activation_references() -> None:
     """Every entry of transformers' `ACT2FN`, in float64; NaN for those with parameters of their own."""
     import torch
@@ -191,6 +231,7 @@ def main() -> None:
     else:
         torch_references()
         activation_references()
+        loss_references()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """A vocabulary of another size: `resize_token_embeddings`."""
 
-import copy
 import dataclasses
 from typing import Any, TypeVar
 
@@ -13,15 +12,13 @@ from ..config import BartConfig
 from ..generation_config import TOKENS
 from ..kernels.matmul import quantize_rows
 from ..typing import Array
-from .bart import BartModel
 from .causal_lm import BartForCausalLM
 from .conditional_generation import BartForConditionalGeneration
 from .embeddings import Embedding
 from .language_model import AbstractLanguageModel
 from .layers import Linear
 from .quantized import QuantizedEmbedding, QuantizedLinear
-from .question_answering import BartForQuestionAnswering
-from .sequence_classification import BartForSequenceClassification
+from .reconfigure import configured_part, with_config
 
 
 Model = TypeVar("Model", bound=eqx.Module)
@@ -49,7 +46,7 @@ def resize_token_embeddings(model: Model, vocab_size: int, *, key: PRNGKeyArray 
             `model.generation_config` has an id that the new vocabulary lacks.
     """
     nodes = _vocabulary(model)
-    bart_config: BartConfig = _bart(model).config
+    bart_config: BartConfig = configured_part(model, "resize_token_embeddings").config
     _check_tokens("config", bart_config, vocab_size)
     if isinstance(model, AbstractLanguageModel):
         _check_tokens("generation_config", model.generation_config, vocab_size)
@@ -60,7 +57,7 @@ def resize_token_embeddings(model: Model, vocab_size: int, *, key: PRNGKeyArray 
         bias = model.final_logits_bias[:, :vocab_size]
         bias = jnp.pad(bias, ((0, 0), (0, vocab_size - bias.shape[1])))
         model = eqx.tree_at(lambda tree: tree.final_logits_bias, model, bias)
-    return _with_config(model, dataclasses.replace(bart_config, vocab_size=vocab_size))
+    return with_config(model, dataclasses.replace(bart_config, vocab_size=vocab_size))
 
 
 def new_rows(table: Float[Array, "rows dim"], count: int, key: PRNGKeyArray) -> Float[Array, "count dim"]:
@@ -73,22 +70,9 @@ def new_rows(table: Float[Array, "rows dim"], count: int, key: PRNGKeyArray) -> 
     return (mean + noise).astype(table.dtype)
 
 
-def _bart(model: Any) -> Any:
-    """The module that holds the configuration."""
-    match model:
-        case BartModel() | BartForCausalLM():
-            return model
-        case BartForConditionalGeneration() | BartForSequenceClassification() | BartForQuestionAnswering():
-            return model.model
-    raise TypeError(
-        f"`resize_token_embeddings` takes a model of one of the five classes, as from_pretrained returns it. Got a "
-        f"{type(model).__name__}."
-    )
-
-
 def _vocabulary(model: Any) -> list[Any]:
     """The modules with a row for each token."""
-    bart = _bart(model)
+    bart = configured_part(model, "resize_token_embeddings")
     if isinstance(bart, BartForCausalLM):
         nodes = [bart.model.decoder.embed_tokens, bart.lm_head]
     else:
@@ -135,10 +119,3 @@ def _check_tokens(owner: str, settings: Any, vocab_size: int) -> None:
                 f"A vocabulary of {vocab_size} tokens has 0 to {vocab_size - 1}, and `{name}` in the model's `{owner}` "
                 f"is {outside[0]}: keep more rows, or load the model with another `{owner}`."
             )
-
-
-def _with_config(model: Model, config: BartConfig) -> Model:
-    """The model with another configuration, a static field, which `equinox.tree_at` cannot replace."""
-    holder = copy.copy(_bart(model))
-    object.__setattr__(holder, "config", config)
-    return holder if _bart(model) is model else eqx.tree_at(lambda tree: tree.model, model, holder)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import tokenizers
 from beartype import beartype
+from jaxtyping import Bool
 
 from ..checkpoint.atomic_folder import hidden_folder
 from ..checkpoint.errors import TargetError
@@ -118,6 +119,36 @@ class Tokenizer:
     @property
     def mask_token_id(self) -> int | None:
         return None if self.mask_token is None else _id(self.backend, self.mask_token)
+
+    def word_starts(self) -> Bool[np.ndarray, " vocab"]:
+        """For each token id, whether a word starts with it: for `bart_eqx.training.Denoiser`.
+
+        True for a token with a space in front (byte-level BPE, SentencePiece), or without `##` (WordPiece); and for
+        special tokens, and for ids without a token. The first word of a text has no space in front unless the text has:
+        it is not counted, as in fairseq.
+
+        Raises:
+            ValueError: if the tokenizer joins words in another way.
+        """
+        decoder = json.loads(self.backend.to_str())["decoder"] or {}
+        match decoder:
+            case {"type": "ByteLevel"}:
+                is_start = lambda token: token.startswith("Ġ")
+            case {"type": "Metaspace", "replacement": space}:
+                is_start = lambda token: token.startswith(space)
+            case {"type": "WordPiece", "prefix": prefix}:
+                is_start = lambda token: not token.startswith(prefix)
+            case _:
+                raise ValueError(
+                    "The starts of words are known for decoders of type ByteLevel, Metaspace and WordPiece. This "
+                    f"tokenizer's is {decoder.get('type')}: make the table [vocab] of booleans yourself."
+                )
+        special = self.backend.get_added_tokens_decoder()
+        starts = np.ones(self.model_vocab_size or self.backend.get_vocab_size(), bool)
+        for token, index in self.backend.get_vocab().items():
+            if index < len(starts):
+                starts[index] = index in special or is_start(token)
+        return starts
 
     def for_vocabulary(self, size: int) -> "Tokenizer":
         """This tokenizer for a model whose embedding has `size` rows: a token without a row is refused."""

@@ -5,5 +5,33 @@ from ..lazy_beartype import check_signatures_in
 
 check_signatures_in(__name__)
 
-from .losses import cross_entropy as cross_entropy  # noqa: E402
+from .collate import seq2seq_batch as seq2seq_batch  # noqa: E402
+from .denoising import (  # noqa: E402
+    Denoiser as Denoiser,
+    DenoisingConfig as DenoisingConfig,
+    span_probabilities as span_probabilities,
+)
+from .distillation import Distillation as Distillation  # noqa: E402
+from .losses import (  # noqa: E402
+    cross_entropy as cross_entropy,
+    fairseq_label_smoothing as fairseq_label_smoothing,
+    flax_label_smoothing as flax_label_smoothing,
+    negative_log_likelihood as negative_log_likelihood,
+    token_loss_sum as token_loss_sum,
+)
+from .pseudo_labels import pseudo_labels as pseudo_labels  # noqa: E402
 from .rematerialise import rematerialise as rematerialise  # noqa: E402
+from .shrink import (  # noqa: E402
+    distil_whisper_layers as distil_whisper_layers,
+    distil_whisper_supervised_layers as distil_whisper_supervised_layers,
+    distilbart_layers as distilbart_layers,
+    distilbart_supervised_layers as distilbart_supervised_layers,
+    shrink as shrink,
+)
+from .task_losses import (  # noqa: E402
+    multi_label_loss as multi_label_loss,
+    question_answering_loss as question_answering_loss,
+    regression_loss as regression_loss,
+    seq2seq_loss as seq2seq_loss,
+    single_label_loss as single_label_loss,
+)
