@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bart_eqx
-from bart_eqx.training import cross_entropy
+from bart_eqx.training import cross_entropy, decay_mask, make_train_step, rematerialise, seq2seq_loss
 
 
 def exactly(new: int) -> dict[str, Any]:
@@ -22,7 +22,9 @@ class Peer:
         if variant == "highest":  # float32 products without TF32, the default of accelerators
             jax.config.update("jax_default_matmul_precision", "highest")
         dtype = jnp.bfloat16 if variant == "bfloat16" else jnp.float32
-        self.model = bart_eqx.from_pretrained(folder / "pytorch", bart_eqx.BartForConditionalGeneration, dtype=dtype)
+        self.model: Any = bart_eqx.from_pretrained(
+            folder / "pytorch", bart_eqx.BartForConditionalGeneration, dtype=dtype
+        )
         if variant == "int8":
             self.model = bart_eqx.quantize(self.model)
         self.versions = {"jax": jax.__version__, "equinox": eqx.__version__, "device": jax.devices()[0].device_kind}
@@ -100,6 +102,24 @@ class Peer:
         def run() -> None:
             value, self.model = step(self.model, jnp.asarray(ids), jnp.asarray(targets))
             jax.block_until_ready(value)
+
+        return run
+
+    def fine_tune(self, ids: np.ndarray, targets: np.ndarray, compute: str, recompute: bool = False, **_: Any):
+        import optax
+
+        optimizer = optax.adamw(1e-5, weight_decay=0.01, mask=decay_mask)
+        view = rematerialise if recompute else lambda model: model
+        step, state = make_train_step(
+            self.model, seq2seq_loss, optimizer, key=jax.random.key(0), compute_dtype=jnp.dtype(compute), view=view
+        )
+        self.model = None
+        batch = {"input_ids": ids[None], "labels": targets[None]}
+
+        def run() -> None:
+            nonlocal state
+            state, metrics = step(state, batch)
+            jax.block_until_ready((state, metrics))
 
         return run
 
