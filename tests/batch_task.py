@@ -1,13 +1,13 @@
-"""A task for the tests of `bart_eqx.batch`: it reverses texts, without a model and without JAX."""
+"""What the tests of `bart_eqx.batch` share: a task that reverses texts, without a model and without JAX."""
 
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bart_eqx.batch import Record, RecordFormat, Run
+from bart_eqx.batch import Record, RecordFormat, Report, Run, run_file
 
 
 FORMAT = RecordFormat("jsonl", result_fields=("reversed",))
@@ -46,3 +46,14 @@ def load(delay: float = 0, kill_at: str | None = None, marks: str = "") -> Run:
         return [{"reversed": record.inputs["text"][::-1]} for record in records]
 
     return run
+
+
+def run_in(folder: Path, name: str = "out.jsonl", load: Callable[[], Run] = load, **options: Any) -> Report:
+    """A run over the input in a folder."""
+    options = dict(format=FORMAT, identity=IDENTITY, part_bytes=2**13) | options
+    return run_file(load, folder / "in.jsonl", folder / name, **options)
+
+
+def contents(folder: Path, name: str) -> tuple[bytes, bytes]:
+    """The output of a run, and its failures."""
+    return (folder / f"{name}.jsonl").read_bytes(), (folder / f"{name}.failures.jsonl").read_bytes()
