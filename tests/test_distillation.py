@@ -74,7 +74,7 @@ def test_the_formula() -> None:
         assert count == 9 and relative_error(total, formula(student)) < 1e-13
         arrays, rest = eqx.partition(student, eqx.is_inexact_array)
         flat, unravel = ravel_pytree(arrays)
-        way = unravel(np.random.default_rng(0).standard_normal(flat.shape))
+        way = unravel(jnp.asarray(np.random.default_rng(0).standard_normal(flat.shape)))
         # It has no gradient.
         way = ravel_pytree(eqx.tree_at(lambda tree: tree.final_logits_bias, way, replace_fn=jnp.zeros_like))[0]
         at = lambda step: formula(eqx.combine(unravel(flat + step * way), rest))
