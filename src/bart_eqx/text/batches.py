@@ -51,7 +51,8 @@ def plan_batches(lengths: Sequence[int], *, batch_tokens: int, max_width: int) -
     if max(lengths) > max_width:
         raise ValueError(f"A row may have at most {max_width} tokens. Got {max(lengths)}.")
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
-    widths = _widths([lengths[index] for index in order], batch_tokens, max_width)
+    ordered = [lengths[index] for index in order]
+    widths = best_widths(ordered, max_width, most=MAX_WIDTHS, price=batch_tokens * COMPILATION)
     extra = MAX_SHAPES - len(widths)
     batches: list[Batch] = []
     waiting: list[int] = []  # rows that do not fill a batch
@@ -103,25 +104,31 @@ def ladder(max_width: int) -> list[int]:
     return widths
 
 
-def _widths(lengths: Sequence[int], batch_tokens: int, max_width: int) -> list[int]:
+def best_widths(lengths: Sequence[int], max_width: int, *, most: int, price: float) -> list[int]:
     """The widths of the ladder that minimise padding, in ascending order; the last one holds the longest row.
 
-    A dynamic programme over the rungs. A width is worth its compilation if it saves `COMPILATION`.
+    A dynamic programme over the rungs.
+
+    Args:
+        lengths: The tokens of each row, in ascending order.
+        max_width: The end of the ladder.
+        most: The most widths.
+        price: The tokens of padding that a further width must save.
     """
     rungs = [rung for rung in ladder(max_width) if rung < lengths[-1]]
     rungs.append(next(rung for rung in ladder(max_width) if rung >= lengths[-1]))
     below = np.searchsorted(np.asarray(lengths), rungs, side="right")  # rows that fit into each rung
     count = len(rungs)
-    best = np.full((MAX_WIDTHS + 1, count), np.inf)
-    chosen = np.full((MAX_WIDTHS + 1, count), -1)
+    best = np.full((most + 1, count), np.inf)
+    chosen = np.full((most + 1, count), -1)
     for last in range(count):
         best[1, last] = below[last] * rungs[last]
-    for used in range(2, MAX_WIDTHS + 1):
+    for used in range(2, most + 1):
         for last in range(used - 1, count):
             costs = best[used - 1, :last] + (below[last] - below[:last]) * rungs[last]
             chosen[used, last] = int(np.argmin(costs))
             best[used, last] = costs[chosen[used, last]]
-    total = best[:, -1] + batch_tokens * COMPILATION * np.arange(MAX_WIDTHS + 1)
+    total = best[:, -1] + price * np.arange(most + 1)
     used, last = int(np.argmin(total)), count - 1
     widths = []
     while last >= 0:

@@ -1,10 +1,12 @@
-"""What a training loop needs beside the model and an optimiser."""
+"""What a training loop needs beside the model and an optimiser, and a loop that is ready."""
 
 from ..lazy_beartype import check_signatures_in
 
 
 check_signatures_in(__name__)
 
+from .batches import batches as batches  # noqa: E402
+from .checkpoints import Checkpoints as Checkpoints  # noqa: E402
 from .collate import seq2seq_batch as seq2seq_batch  # noqa: E402
 from .denoising import (  # noqa: E402
     Denoiser as Denoiser,
@@ -12,6 +14,8 @@ from .denoising import (  # noqa: E402
     span_probabilities as span_probabilities,
 )
 from .distillation import Distillation as Distillation  # noqa: E402
+from .examples import read_records as read_records, seq2seq_examples as seq2seq_examples  # noqa: E402
+from .loop import NonFiniteLossError as NonFiniteLossError, Training as Training, train as train  # noqa: E402
 from .losses import (  # noqa: E402
     cross_entropy as cross_entropy,
     fairseq_label_smoothing as fairseq_label_smoothing,
@@ -19,7 +23,15 @@ from .losses import (  # noqa: E402
     negative_log_likelihood as negative_log_likelihood,
     token_loss_sum as token_loss_sum,
 )
+from .parameters import decay_mask as decay_mask  # noqa: E402
 from .pseudo_labels import pseudo_labels as pseudo_labels  # noqa: E402
+from .recipes import (  # noqa: E402
+    CNN_DM as CNN_DM,
+    PRETRAINING as PRETRAINING,
+    RECIPES as RECIPES,
+    XSUM as XSUM,
+    Recipe as Recipe,
+)
 from .rematerialise import rematerialise as rematerialise  # noqa: E402
 from .shrink import (  # noqa: E402
     distil_whisper_layers as distil_whisper_layers,
@@ -27,6 +39,12 @@ from .shrink import (  # noqa: E402
     distilbart_layers as distilbart_layers,
     distilbart_supervised_layers as distilbart_supervised_layers,
     shrink as shrink,
+)
+from .step import (  # noqa: E402
+    Metrics as Metrics,
+    TrainState as TrainState,
+    TrainStep as TrainStep,
+    make_train_step as make_train_step,
 )
 from .task_losses import (  # noqa: E402
     multi_label_loss as multi_label_loss,

@@ -1,6 +1,7 @@
 """Training with the memory of one layer: each layer is computed again in the backward pass."""
 
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -13,12 +14,14 @@ from ..typing import Array
 
 
 Model = TypeVar("Model", bound=eqx.Module)
+Policy = Callable[..., Any]
 
 
 class RematerialisedEncoderLayer(AbstractEncoderLayer):
     """A layer of which the backward pass keeps only the inputs (arXiv:1604.06174)."""
 
     layer: AbstractEncoderLayer
+    policy: Policy | None = eqx.field(static=True)
 
     def __call__(
         self,
@@ -28,7 +31,7 @@ class RematerialisedEncoderLayer(AbstractEncoderLayer):
         *,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "*batch src dim"], Float[Array, "*batch heads src src"] | None]:
-        run = eqx.filter_checkpoint(lambda layer, *args: layer(*args, key=key))
+        run = eqx.filter_checkpoint(lambda layer, *args: layer(*args, key=key), policy=self.policy)
         return run(self.layer, x, mask, positions)
 
 
@@ -36,6 +39,7 @@ class RematerialisedDecoderLayer(AbstractDecoderLayer):
     """A layer of which the backward pass keeps only the inputs (arXiv:1604.06174)."""
 
     layer: AbstractDecoderLayer
+    policy: Policy | None = eqx.field(static=True)
 
     def empty_past(self, states: jax.ShapeDtypeStruct) -> KVCache:
         return self.layer.empty_past(states)
@@ -62,11 +66,11 @@ class RematerialisedDecoderLayer(AbstractDecoderLayer):
         Float[Array, "*batch heads new max_len"] | None,
         Float[Array, "*batch heads new src"] | None,
     ]:
-        run = eqx.filter_checkpoint(lambda layer, *args: layer(*args, key=key))
+        run = eqx.filter_checkpoint(lambda layer, *args: layer(*args, key=key), policy=self.policy)
         return run(self.layer, x, past, start, mask, positions, past_positions, source)
 
 
-def rematerialise(model: Model) -> Model:
+def rematerialise(model: Model, *, policy: Policy | None = None) -> Model:
     """A view of the model for a loss that is short of memory: recompute each layer in the backward pass.
 
     Make it inside the function that is differentiated; the gradient, the optimiser and `save_pretrained` take the model
@@ -77,12 +81,15 @@ def rematerialise(model: Model) -> Model:
 
     Args:
         model: A model, or any PyTree that holds encoder or decoder layers.
+        policy: What is kept nevertheless, one of `jax.checkpoint_policies`; by default only the inputs of each layer.
+            `dots_with_no_batch_dims_saveable` keeps the results of linear maps, so that attention and activations are
+            what is computed again.
     """
 
     def wrapped(node: object) -> object:
         if isinstance(node, AbstractEncoderLayer):
-            return RematerialisedEncoderLayer(node)
-        return RematerialisedDecoderLayer(node) if isinstance(node, AbstractDecoderLayer) else node
+            return RematerialisedEncoderLayer(node, policy)
+        return RematerialisedDecoderLayer(node, policy) if isinstance(node, AbstractDecoderLayer) else node
 
     is_layer = lambda node: isinstance(node, (AbstractEncoderLayer, AbstractDecoderLayer))
     return jax.tree.map(wrapped, model, is_leaf=is_layer)
