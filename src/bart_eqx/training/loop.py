@@ -83,7 +83,8 @@ class _Records:
             self._waiting = None
 
     def _write_step(self, number: int, metrics: Metrics) -> None:
-        loss, norm = float(metrics.loss), float(metrics.gradient_norm)
+        tokens, norm = metrics.count.item(), metrics.gradient_norm.item()
+        loss = metrics.loss_sum.item() / (tokens or 1)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise NonFiniteLossError(
                 f"Training has stopped: step {number} has the loss {loss}, with gradients of norm {norm}. Lower the "
@@ -93,9 +94,9 @@ class _Records:
         record = dict(
             step=number,
             loss=loss,
-            tokens=metrics.count.item(),
+            tokens=tokens,
             gradient_norm=norm,
-            learning_rate=None if metrics.learning_rate is None else float(metrics.learning_rate),
+            learning_rate=None if metrics.learning_rate is None else metrics.learning_rate.item(),
             seconds=now - self._time,
         )
         self._time = now
@@ -151,7 +152,9 @@ def train(
         NonFiniteLossError: if a loss or a gradient is NaN or infinite. Nothing is saved after that step.
         ValueError: if an argument is out of range, or the folder's run had other data, or another model or optimiser.
     """
-    for name, value in dict(total_steps=total_steps, save_every=save_every, evaluate_every=evaluate_every).items():
+    for name, value in dict(
+        total_steps=total_steps, save_every=save_every, keep=keep, evaluate_every=evaluate_every
+    ).items():
         if value < 1:
             raise ValueError(f"`{name}` must be at least 1. Got {value}.")
     if (evaluate is None) != (score is None):

@@ -29,8 +29,10 @@ def trainable_mask(model: PyTree, trainable: Trainable) -> PyTree[bool]:
     Raises:
         ValueError: if it chooses none.
     """
-    if callable(trainable):
-        chosen = tree_map_with_path(lambda path, leaf: eqx.is_inexact_array(leaf) and trainable(_name(path)), model)
+    leaves = jax.tree.leaves(trainable)
+    if callable(trainable) and not all(isinstance(leaf, bool) for leaf in leaves):  # a tree of bool may be a model
+        choose = lambda path, leaf: eqx.is_inexact_array(leaf) and bool(trainable(_name(path)))
+        chosen = tree_map_with_path(choose, model)
     else:
         spread = lambda chosen, node: jax.tree.map(lambda leaf: chosen and eqx.is_inexact_array(leaf), node)
         chosen = jax.tree.map(spread, trainable, model)

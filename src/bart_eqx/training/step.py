@@ -138,7 +138,7 @@ def _compiled(fixed: tuple[TrainStep, PyTree], state: TrainState) -> tuple[Train
     metrics = Metrics(
         loss_sum=loss_sum,
         count=count,
-        gradient_norm=optax.global_norm(gradients),
+        gradient_norm=jnp.sqrt(sum(jnp.sum(jnp.square(g)) for g in jax.tree.leaves(gradients))),
         learning_rate=rates[0] if len(rates) == 1 else None,
     )
     params = optax.apply_updates(state.params, updates)

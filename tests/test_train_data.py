@@ -1,0 +1,147 @@
+"""Batches for training: every example once in each epoch, few shapes, and the same batches from any place on."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bart_eqx.text import Tokenizer
+from bart_eqx.training import batches, read_records, seq2seq_examples
+from bart_eqx.training.batches import plan_buckets
+from training_support import ragged_examples
+
+
+EXAMPLES = [example | {"number": np.int32(index)} for index, example in enumerate(ragged_examples(200))]
+OPTIONS: dict[str, Any] = dict(batch_tokens=64, micro=2, pad_token_id=1, seed=3)
+
+
+def epoch_of(seed: int = 3, **options: Any) -> list[dict[str, np.ndarray]]:
+    return list(batches(EXAMPLES, **(OPTIONS | dict(seed=seed, epochs=1) | options)))
+
+
+def test_every_example_once_in_each_epoch() -> None:
+    """And each row is its example, padded; the others are padding."""
+    two = list(batches(EXAMPLES, **OPTIONS, epochs=2))
+    epochs = two[: len(two) // 2], two[len(two) // 2 :]
+    orders = []
+    for epoch in epochs:
+        numbers = np.concatenate([batch["number"].ravel() for batch in epoch])
+        orders.append(numbers[numbers >= 0].tolist())
+        assert sorted(orders[-1]) == list(range(200)) and set(numbers[numbers < 0].tolist()) <= {-100}
+    assert orders[0] != orders[1] and orders[0] != sorted(orders[0])
+    rows = [{name: array.reshape(-1, *array.shape[2:])[row] for name, array in batch.items()} for batch in epochs[0]
+            for row in range(batch["number"].size)]  # fmt: skip
+    for row in rows:
+        real = row["number"] >= 0
+        source, labels = (EXAMPLES[row["number"]][name] if real else np.zeros(0) for name in ("input_ids", "labels"))
+        assert (
+            row["input_ids"][: len(source)].tolist() == source.tolist() and (row["input_ids"][len(source) :] == 1).all()
+        )
+        assert row["labels"][: len(labels)].tolist() == labels.tolist() and (row["labels"][len(labels) :] == -100).all()
+        assert row["attention_mask"].sum() == len(source) and row["attention_mask"][: len(source)].all()
+
+
+@pytest.mark.parametrize("max_shapes", [1, 4, 8])
+def test_few_shapes_that_are_full(max_shapes: int) -> None:
+    epoch = epoch_of(max_shapes=max_shapes, micro=1)
+    shapes = {(batch["input_ids"].shape, batch["labels"].shape) for batch in epoch}
+    assert 1 <= len(shapes) <= max_shapes
+    for batch in epoch:
+        micro, rows, width = batch["input_ids"].shape
+        assert micro == 1 and rows * width <= 64 and {array.shape[:2] for array in batch.values()} == {(1, rows)}
+    tokens = sum(batch["attention_mask"].sum() for batch in epoch) / sum(
+        batch["attention_mask"].size for batch in epoch
+    )
+    assert tokens > {1: 0.45, 4: 0.65, 8: 0.7}[max_shapes]
+
+
+def test_padding_is_worth_a_shape_only_if_it_costs_more_than_a_half_empty_step() -> None:
+    few = plan_buckets(EXAMPLES, batch_tokens=4096, micro=8)
+    many = plan_buckets(EXAMPLES, batch_tokens=64)
+    assert len(few) == 1 and few[0].rows == 4096 // 30 and dict(few[0].widths)["input_ids"] == 30
+    assert 3 <= len(many) <= 8
+
+
+def test_rows_for_devices() -> None:
+    assert all(bucket.rows % 4 == 0 for bucket in plan_buckets(EXAMPLES, batch_tokens=64, row_multiple=4))
+
+
+@pytest.mark.parametrize("position", [0, 1, 7, 40])
+def test_it_goes_on_from_any_place(position: int) -> None:
+    noise = lambda example, rng: example | {"labels": rng.permuted(example["labels"])}
+    endless = lambda: iter(batches(EXAMPLES, **OPTIONS, transform=noise))
+    straight = endless()
+    for _ in range(position):
+        next(straight)
+    assert straight.get_state() == {"next_index": position}
+    resumed = endless()
+    resumed.set_state(straight.get_state())
+    for one, other in itertools.islice(zip(straight, resumed, strict=True), 30):
+        assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_noise_is_new_in_each_epoch() -> None:
+    draws: dict[int, set[int]] = {}
+    noise = lambda example, rng: {
+        "input_ids": example["input_ids"],
+        "draw": rng.integers(2**31),
+        "number": example["number"],
+    }
+    for batch in batches(EXAMPLES, **OPTIONS, epochs=2, transform=noise):
+        for number, draw in zip(batch["number"].ravel().tolist(), batch["draw"].ravel().tolist(), strict=True):
+            draws.setdefault(number, set()).add(draw)
+    assert all(len(draws[number]) == 2 for number in range(200))
+    assert len(set.union(*(draws[number] for number in range(200)))) == 400
+
+
+def test_noise_that_adds_tokens() -> None:
+    longer = lambda example, rng: example | {"input_ids": np.append(example["input_ids"], [5, 5, 5])}
+    with pytest.raises(ValueError, match="3[1-3] tokens of input_ids, and there is room for 30. Give `room`"):
+        epoch_of(transform=longer, max_shapes=1)
+    assert max(batch["input_ids"].shape[-1] for batch in epoch_of(transform=longer, room=3)) == 33
+
+
+def test_no_examples() -> None:
+    with pytest.raises(ValueError, match="must not be empty"):
+        batches([], **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_pretrained("demo")
+
+
+def test_records_become_examples(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """From JSONL and from CSV, the same tokens as those of the tokenizer, cut at the lengths."""
+    (tmp_path / "a.jsonl").write_text('{"text": "2 5 9", "summary": "5"}\n\n{"text": "7", "summary": "7 7 7"}\n')
+    (tmp_path / "a.csv").write_text('text,summary\r\n"2 5 9",5\r\n7,7 7 7\r\n')
+    for name in ("a.jsonl", "a.csv"):
+        examples = seq2seq_examples(read_records(tmp_path / name), tokenizer, max_target_length=4)
+        assert [example["input_ids"].tolist() for example in examples] == [
+            tokenizer(text).input_ids.tolist() for text in ("2 5 9", "7")
+        ]
+        assert examples[1]["labels"].tolist() == tokenizer("7 7 7", max_length=4).input_ids.tolist()
+        assert len(examples[1]["labels"]) == 4
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.txt", "", "must end in .jsonl or .csv. Got a.txt"),
+        ("a.jsonl", '{"text": "a", "summary": "b"}\n{"text"\n', "a.jsonl, line 2: it is not JSON"),
+        ("a.jsonl", "[1]\n", r"a.jsonl, line 1: it must be a JSON object. Got \[1\]"),
+        ("a.csv", "text,summary\na,b\nc\n", "a.csv, line 3: it must have 2 fields"),
+        (
+            "a.jsonl",
+            '{"text": "7", "summary": "5"}\n{"text": "a"}\n',
+            "Record 2 must have a text in its field 'summary'",
+        ),
+        ("a.jsonl", '{"text": 5, "summary": "b"}\n', "Record 1 must have a text in its field 'text'"),
+    ],
+)
+def test_wrong_records(tmp_path: Path, tokenizer: Tokenizer, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        seq2seq_examples(read_records(tmp_path / name), tokenizer)
