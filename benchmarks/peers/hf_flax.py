@@ -72,3 +72,35 @@ class Peer:
             jax.block_until_ready(value)
 
         return run
+
+    def fine_tune(self, ids: np.ndarray, targets: np.ndarray, compute: str, **_: Any):
+        import optax
+
+        model = type(self.model)(self.model.config, dtype=jnp.dtype(compute), _do_init=False)
+        decays = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+        optimizer = optax.adamw(1e-5, weight_decay=0.01, mask=decays)
+        decoder_ids = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=2)
+
+        @partial(jax.jit, donate_argnums=(0, 1))
+        def step(params: Any, opt_state: Any, key: jax.Array):
+            key, own = jax.random.split(key)
+
+            def loss(params: Any) -> jax.Array:
+                out = model(ids, decoder_input_ids=decoder_ids, params=params, train=True, dropout_rng=own)
+                log_probs = jax.nn.log_softmax(out.logits.astype(jnp.float32))
+                return -jnp.mean(jnp.take_along_axis(log_probs, targets[..., None], axis=-1))
+
+            value, gradients = jax.value_and_grad(loss)(params)
+            updates, opt_state = optimizer.update(gradients, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, key, value
+
+        params = jax.tree.map(jnp.copy, self.model.params)
+        del self.model
+        opt_state, key = optimizer.init(params), jax.random.key(0)
+
+        def run() -> None:
+            nonlocal params, opt_state, key
+            params, opt_state, key, value = step(params, opt_state, key)
+            jax.block_until_ready((params, value))
+
+        return run

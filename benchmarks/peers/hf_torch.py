@@ -94,3 +94,24 @@ class Peer:
             self._wait()
 
         return run
+
+    def fine_tune(self, ids: np.ndarray, targets: np.ndarray, compute: str, **_: Any):
+        self.model.train()
+        tokens, labels = self._ids(ids), self._ids(targets)
+        parameters = [*self.model.parameters()]
+        groups: Any = [
+            {"params": [x for x in parameters if x.ndim > 1], "weight_decay": 0.01},
+            {"params": [x for x in parameters if x.ndim == 1], "weight_decay": 0.0},
+        ]
+        optimiser = torch.optim.AdamW(groups, lr=1e-5)
+        mixed = torch.autocast(self.device, torch.bfloat16, enabled=compute == "bfloat16")
+
+        def run() -> None:
+            with mixed:
+                loss = self.model(input_ids=tokens, labels=labels).loss
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            self._wait()
+
+        return run

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bart_eqx
-from bart_eqx.training import cross_entropy
+from bart_eqx.training import cross_entropy, decay_mask, make_train_step, rematerialise
 
 
 def exactly(new: int) -> dict[str, Any]:
@@ -22,7 +22,9 @@ class Peer:
         if variant == "highest":  # float32 products without TF32, the default of accelerators
             jax.config.update("jax_default_matmul_precision", "highest")
         dtype = jnp.bfloat16 if variant == "bfloat16" else jnp.float32
-        self.model = bart_eqx.from_pretrained(folder / "pytorch", bart_eqx.BartForConditionalGeneration, dtype=dtype)
+        self.model: Any = bart_eqx.from_pretrained(
+            folder / "pytorch", bart_eqx.BartForConditionalGeneration, dtype=dtype
+        )
         if variant == "int8":
             self.model = bart_eqx.quantize(self.model)
         self.versions = {"jax": jax.__version__, "equinox": eqx.__version__, "device": jax.devices()[0].device_kind}
@@ -94,6 +96,31 @@ class Peer:
             jax.block_until_ready(value)
 
         return run
+
+    def fine_tune(self, ids: np.ndarray, targets: np.ndarray, compute: str, recompute: bool = False, **_: Any):
+        import optax
+
+        optimizer = optax.adamw(1e-5, weight_decay=0.01, mask=decay_mask)
+        view = rematerialise if recompute else lambda model: model
+        step, state = make_train_step(
+            self.model, token_loss, optimizer, key=jax.random.key(0), compute_dtype=jnp.dtype(compute), view=view
+        )
+        self.model = None
+        decoder_ids = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=2)
+        batch = {"ids": ids[None], "decoder_ids": decoder_ids[None], "labels": targets[None]}
+
+        def run() -> None:
+            nonlocal state
+            state, metrics = step(state, batch)
+            jax.block_until_ready((state, metrics))
+
+        return run
+
+
+def token_loss(model: Any, batch: Any, key: Any) -> tuple[jax.Array, jax.Array]:
+    states = model.model(batch["ids"], decoder_input_ids=batch["decoder_ids"], key=key).last_hidden_state
+    count = jnp.sum(batch["labels"] != -100)
+    return cross_entropy(model.lm_logits, states, batch["labels"]) * count, count
 
 
 class End(eqx.Module):
