@@ -11,7 +11,7 @@ import pytest
 from jax.tree_util import keystr, tree_leaves_with_path
 
 import bart_eqx
-from bart_eqx.training import CNN_DM, RECIPES, XSUM, Recipe, cross_entropy, decay_mask, make_train_step
+from bart_eqx.training import CNN_DM, RECIPES, XSUM, Recipe, decay_mask, make_train_step, seq2seq_loss
 from support import CLASSES, configured, precision, random_model
 from training_support import BagOfWords, in_micro_batches, ragged_batch, word_loss
 
@@ -45,13 +45,6 @@ def test_micro_batches_are_one_batch(dtype: str, limit: float) -> None:
                 assert np.abs(one - other).max() <= limit * np.abs(other).max()
 
 
-def bart_loss(model: Any, batch: Any, key: Any) -> tuple[jax.Array, jax.Array]:
-    decoder_ids = bart_eqx.shift_tokens_right(batch["labels"], 1, 2)
-    states = model.model(batch["input_ids"], batch["attention_mask"], decoder_ids, key=key).last_hidden_state
-    count = jnp.sum(batch["labels"] != -100)
-    return cross_entropy(model.lm_logits, states, batch["labels"]) * count, count
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype, limit", [("float32", 1e-6), ("float64", 1e-12)])
 def test_micro_batches_of_a_bart(dtype: str, limit: float) -> None:
@@ -59,7 +52,7 @@ def test_micro_batches_of_a_bart(dtype: str, limit: float) -> None:
     rates = dict(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
     with precision(dtype):
         model = random_model(bart_eqx.BartForConditionalGeneration, configured("unequal", **rates), np.dtype(dtype))
-        step, state = make_train_step(model, bart_loss, optax.sgd(0.1), key=KEY)
+        step, state = make_train_step(model, seq2seq_loss, optax.sgd(0.1), key=KEY)
         batch = ragged_batch(8, vocab=97)
         flat = lambda tree: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
         vectors = [flat(mean_gradient(step, state, in_micro_batches(batch, micro))[1]) for micro in (1, 2, 4, 8)]
@@ -283,7 +276,7 @@ def test_the_loss_in_bfloat16_is_that_of_float32(record_property: Any) -> None:
     made = [dict(input_ids=row, attention_mask=np.ones_like(row), labels=row) for row in ids]
 
     def curve(key: Any, **options: Any) -> np.ndarray:
-        step, state = make_train_step(model, bart_loss, optimizer, key=key, **options)
+        step, state = make_train_step(model, seq2seq_loss, optimizer, key=key, **options)
         losses = []
         for batch in made:
             state, metrics = step(state, batch)

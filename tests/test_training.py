@@ -207,6 +207,9 @@ def test_rematerialise(cls: Any) -> None:
         return sum(leaf.nbytes for leaf in jax.tree.leaves(backward) if id(leaf) not in parameters)
 
     assert residuals(twice) < residuals(kept) / 3
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    products = lambda arrays: total(rematerialise(eqx.combine(arrays, static), policy=policy))
+    assert residuals(twice) < residuals(products) < residuals(kept)
 
 
 def test_a_view_is_not_saved(model: bart_eqx.BartForConditionalGeneration, tmp_path: Path) -> None:

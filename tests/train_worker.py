@@ -19,18 +19,11 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import bart_eqx
-from bart_eqx.training import Checkpoints, Recipe, batches, cross_entropy, make_train_step, train
+from bart_eqx.training import Checkpoints, Recipe, batches, make_train_step, seq2seq_loss, train
 from training_support import ragged_examples
 
 
 STEPS, SAVE_EVERY = 24, 4
-
-
-def loss(model: Any, batch: Any, key: Any) -> tuple[jax.Array, jax.Array]:
-    decoder_ids = bart_eqx.shift_tokens_right(batch["labels"], 1, 2)
-    states = model.model(batch["input_ids"], batch["attention_mask"], decoder_ids, key=key).last_hidden_state
-    count = jnp.sum(batch["labels"] != -100)
-    return cross_entropy(model.lm_logits, states, batch["labels"]) * count, count
 
 
 def start() -> Any:
@@ -48,7 +41,7 @@ def start() -> Any:
     )
     model = bart_eqx.BartForConditionalGeneration(config, key=jax.random.key(0))
     recipe = Recipe(3e-3, warmup_steps=3, total_steps=STEPS, weight_decay=0.01, clip_norm=1.0)
-    return make_train_step(model, loss, recipe.optimizer(), key=jax.random.key(1))
+    return make_train_step(model, seq2seq_loss, recipe.optimizer(), key=jax.random.key(1))
 
 
 def die() -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import bart_eqx
-from bart_eqx.training import cross_entropy, decay_mask, make_train_step, rematerialise
+from bart_eqx.training import cross_entropy, decay_mask, make_train_step, rematerialise, seq2seq_loss
 
 
 def exactly(new: int) -> dict[str, Any]:
@@ -103,11 +103,10 @@ class Peer:
         optimizer = optax.adamw(1e-5, weight_decay=0.01, mask=decay_mask)
         view = rematerialise if recompute else lambda model: model
         step, state = make_train_step(
-            self.model, token_loss, optimizer, key=jax.random.key(0), compute_dtype=jnp.dtype(compute), view=view
+            self.model, seq2seq_loss, optimizer, key=jax.random.key(0), compute_dtype=jnp.dtype(compute), view=view
         )
         self.model = None
-        decoder_ids = np.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=2)
-        batch = {"ids": ids[None], "decoder_ids": decoder_ids[None], "labels": targets[None]}
+        batch = {"input_ids": ids[None], "labels": targets[None]}
 
         def run() -> None:
             nonlocal state
@@ -115,12 +114,6 @@ class Peer:
             jax.block_until_ready((state, metrics))
 
         return run
-
-
-def token_loss(model: Any, batch: Any, key: Any) -> tuple[jax.Array, jax.Array]:
-    states = model.model(batch["ids"], decoder_input_ids=batch["decoder_ids"], key=key).last_hidden_state
-    count = jnp.sum(batch["labels"] != -100)
-    return cross_entropy(model.lm_logits, states, batch["labels"]) * count, count
 
 
 class End(eqx.Module):

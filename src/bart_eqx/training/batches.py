@@ -48,7 +48,9 @@ def plan_buckets(
     if not examples:
         raise ValueError("`examples` must not be empty.")
     fields = [name for name, value in examples[0].items() if np.ndim(value)]
-    lengths = {name: np.array([len(example[name]) + room for example in examples]) for name in fields}
+    lengths = {name: np.array([len(example[name]) for example in examples]) for name in fields}
+    if "input_ids" in lengths:
+        lengths["input_ids"] += room
     groups: list[tuple[np.ndarray, tuple[tuple[str, int], ...]]] = [(np.arange(len(examples)), ())]
     price = micro * batch_tokens / 2
     for position, name in enumerate(fields):
@@ -102,7 +104,7 @@ def batches(
         max_shapes: The most shapes of batches, each of which is a compiled program of the training step.
         transform: Makes an example of the example and a generator of random numbers, whenever it comes: for noise. The
             generator depends on the seed, the example's place and the epoch only.
-        room: Tokens that `transform` may add.
+        room: Tokens that `transform` may add to `input_ids`.
         row_multiple: The rows of a micro-batch are a multiple of this: the devices that share it.
 
     Raises:
