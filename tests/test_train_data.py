@@ -13,12 +13,15 @@ from bart_eqx.training.batches import plan_buckets
 from training_support import ragged_examples
 
 
-EXAMPLES = [example | {"number": np.int32(index)} for index, example in enumerate(ragged_examples(200))]
+EXAMPLES: list[dict[str, Any]] = [
+    example | {"number": np.int32(index)} for index, example in enumerate(ragged_examples(200))
+]
 OPTIONS: dict[str, Any] = dict(batch_tokens=64, micro=2, pad_token_id=1, seed=3)
 
 
-def epoch_of(seed: int = 3, **options: Any) -> list[dict[str, np.ndarray]]:
-    return list(batches(EXAMPLES, **(OPTIONS | dict(seed=seed, epochs=1) | options)))
+def epoch_of(**options: Any) -> list[dict[str, np.ndarray]]:
+    merged: dict[str, Any] = OPTIONS | dict(epochs=1) | options
+    return list(batches(EXAMPLES, **merged))
 
 
 def test_every_example_once_in_each_epoch() -> None:

@@ -38,15 +38,9 @@ def start(optimizer: Any = OPTIMIZER) -> Any:
 
 def run(folder: Path, total_steps: int, *, batches: Any = None, begin: Any = start, **options: Any) -> Any:
     save = lambda model, folder: (folder.mkdir(exist_ok=True), np.save(folder / "bias.npy", model.bias))
-    return train(
-        *begin(),
-        data() if batches is None else batches,
-        folder,
-        total_steps=total_steps,
-        save_every=4,
-        save=save,
-        **options,
-    )
+    step, state = begin()
+    given = data() if batches is None else batches
+    return train(step, state, given, folder, total_steps=total_steps, save_every=4, save=save, **options)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
@@ -191,7 +185,7 @@ def test_a_trained_model_is_a_folder(tmp_path: Path) -> None:
     on_bias = lambda model, batch, key: (jnp.sum((model.final_logits_bias - 1) ** 2), jnp.array(40))
     step, state = make_train_step(model, on_bias, optax.sgd(0.1), key=jax.random.key(1))
     state = train(step, state, data(), tmp_path, total_steps=2).state
-    loaded = bart_eqx.from_pretrained(tmp_path / "model")
+    loaded = bart_eqx.from_pretrained(tmp_path / "model", bart_eqx.BartForConditionalGeneration)
     assert (loaded.final_logits_bias == state.params.final_logits_bias).all() and (loaded.final_logits_bias > 0).all()
 
 

@@ -24,6 +24,11 @@ def start(model: Any = None, optimizer: Any = None, **options: Any) -> Any:
     return make_train_step(model or BagOfWords(), word_loss, optimizer or optax.sgd(0.1), key=KEY, **options)
 
 
+def mean_loss(model: Any) -> jax.Array:
+    total, count = word_loss(model, BATCH, KEY)
+    return total / count
+
+
 def mean_gradient(step: Any, state: Any, batch: Any) -> Any:
     loss_sum, count, gradients = eqx.filter_jit(lambda step, state, batch: step.gradients(state, batch))(
         step, state, batch
@@ -36,8 +41,7 @@ def test_micro_batches_are_one_batch(dtype: str, limit: float) -> None:
     """Loss and gradients, relative to the largest; measured 2e-7 and 3e-16. A mean of means differs by half."""
     with precision(dtype):
         step, state = start(BagOfWords(jnp.dtype(dtype)))
-        loss = lambda model: (lambda total, count: total / count)(*word_loss(model, BATCH, KEY))
-        wanted = eqx.filter_jit(eqx.filter_value_and_grad(loss))(BagOfWords(jnp.dtype(dtype)))
+        wanted = eqx.filter_jit(eqx.filter_value_and_grad(mean_loss))(BagOfWords(jnp.dtype(dtype)))
         for micro in (1, 2, 4, 8):
             found = mean_gradient(step, state, in_micro_batches(BATCH, micro))
             for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
@@ -62,8 +66,7 @@ def test_micro_batches_of_a_bart(dtype: str, limit: float) -> None:
 
 def test_metrics_and_update() -> None:
     """Of the mean over all tokens; the learning rate is that of this update, where the optimiser tells."""
-    loss = lambda model: (lambda total, count: total / count)(*word_loss(model, BATCH, KEY))
-    value, gradients = eqx.filter_jit(eqx.filter_value_and_grad(loss))(BagOfWords())
+    value, gradients = eqx.filter_jit(eqx.filter_value_and_grad(mean_loss))(BagOfWords())
     step, state = start()
     state, metrics = step(state, in_micro_batches(BATCH, 4))
     assert metrics.count == np.sum(BATCH["labels"] != -100) and metrics.learning_rate is None
@@ -193,7 +196,7 @@ def test_wrong_batches_and_losses() -> None:
     step, state = start()
     with pytest.raises(ValueError, match=r"\[micro, batch, ...\]"):
         step(state, in_micro_batches(BATCH, 2) | dict(labels=BATCH["labels"]))
-    mean = lambda model, batch, key: word_loss(model, batch, key)[0]
+    mean: Any = lambda model, batch, key: word_loss(model, batch, key)[0]
     step, state = make_train_step(BagOfWords(), mean, optax.sgd(0.1), key=KEY)
     with pytest.raises(ValueError, match="must return a sum and a count"):
         step(state, in_micro_batches(BATCH, 2))
@@ -231,7 +234,7 @@ def test_the_optimiser_of_a_recipe() -> None:
     update = jax.jit(optimizer.update)
     params = dict(weight=np.array([1.0, -2.0]), bias=np.array([3.0]))
     mean, square = ({name: 0 * value for name, value in params.items()} for _ in range(2))
-    given = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
+    given: Any = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)
     state = optimizer.init(given)
     for number in range(3):
         gradients = dict(weight=np.array([0.3, number]), bias=np.array([-0.1]))

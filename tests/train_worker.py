@@ -54,7 +54,7 @@ def die_in_a_save(folder: Path) -> None:
     die()
 
 
-def numbers(state: Any) -> dict[str, np.ndarray]:
+def numbers(state: Any) -> dict[str, Any]:
     is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     data = lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf
