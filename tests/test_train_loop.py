@@ -117,7 +117,7 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert run(tmp_path, 20, **options).stopped == "patience" and next(scores) == 0.9
 
 
-@pytest.mark.parametrize("step", [1, 6])
+@pytest.mark.parametrize("step", [1, 8])
 def test_a_loss_that_is_nan(tmp_path: Path, step: int) -> None:
     """The step is named, and no later one is saved."""
 
@@ -173,20 +173,6 @@ def test_a_saved_state_survives_the_steps_after_it(tmp_path: Path) -> None:
             restored = checkpoints.restore(state)
             assert restored is not None and restored.state.step == state.step - 3
             assert eqx.tree_equal(jax.tree.map(np.array, (restored.state.params, restored.state.opt_state)), wanted)
-
-
-def test_a_trained_model_is_a_folder(tmp_path: Path) -> None:
-    """`save_pretrained` is the default of `save`; it writes what the run holds."""
-    config = bart_eqx.BartConfig(
-        vocab_size=40, d_model=8, encoder_layers=1, decoder_layers=1, encoder_attention_heads=1,
-        decoder_attention_heads=1, encoder_ffn_dim=8, decoder_ffn_dim=8, max_position_embeddings=32,
-    )  # fmt: skip
-    model = bart_eqx.BartForConditionalGeneration(config, key=jax.random.key(0))
-    on_bias = lambda model, batch, key: (jnp.sum((model.final_logits_bias - 1) ** 2), jnp.array(40))
-    step, state = make_train_step(model, on_bias, optax.sgd(0.1), key=jax.random.key(1))
-    state = train(step, state, data(), tmp_path, total_steps=2).state
-    loaded = bart_eqx.from_pretrained(tmp_path / "model", bart_eqx.BartForConditionalGeneration)
-    assert (loaded.final_logits_bias == state.params.final_logits_bias).all() and (loaded.final_logits_bias > 0).all()
 
 
 ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parent)]))}

@@ -36,7 +36,7 @@ def mean_gradient(step: Any, state: Any, batch: Any) -> Any:
     return loss_sum / count, jax.tree.map(lambda g: np.asarray(g / count), gradients)
 
 
-@pytest.mark.parametrize("dtype, limit", [("float32", 1e-6), ("float64", 1e-14)])
+@pytest.mark.parametrize("dtype, limit", [("float32", 1e-6), pytest.param("float64", 1e-14, marks=pytest.mark.slow)])
 def test_micro_batches_are_one_batch(dtype: str, limit: float) -> None:
     """Loss and gradients, relative to the largest; measured 2e-7 and 3e-16. A mean of means differs by half."""
     with precision(dtype):

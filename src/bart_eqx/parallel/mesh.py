@@ -20,9 +20,7 @@ BATCH_AXES = ("data", "fsdp")
 """The axes that divide a batch."""
 
 
-def make_mesh(
-    *, data: int | None = None, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None
-) -> Mesh:
+def make_mesh(*, data: int | None = None, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the axes `data`, `fsdp` and `tensor`, of type Auto: the compiler finds the sharding of every step.
 
     Args:
