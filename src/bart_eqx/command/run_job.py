@@ -154,9 +154,11 @@ def _from_file_to_file(job: Job, file: Path, output: Path, format: RecordFormat,
 def _on_ray(job: Job, options: FileOptions, file: Path, output: Path, **arguments: Any) -> "Report":
     from ..batch.ray import run_file_on_ray
 
+    folder = Path(job.model.model).expanduser()  # a worker may run in another one
+    source = str(folder.resolve()) if folder.exists() else job.model.model
     return run_file_on_ray(
         f"{load.__module__}:{load.__name__}",
-        job.arguments,
+        job.arguments | dict(source=source),
         file,
         output,
         workers=options.ray_workers or 1,

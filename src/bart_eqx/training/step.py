@@ -134,7 +134,9 @@ def _compiled(fixed: tuple[TrainStep, PyTree], state: TrainState) -> tuple[Train
     gradients = jax.tree.map(lambda g: g / _divisor(count).astype(g.dtype), gradients)
     updates, opt_state = step.optimizer.update(gradients, state.opt_state, state.params)
     is_array = lambda _, value: isinstance(value, jax.Array)
-    rates = [rate for _, rate in optax.tree.get_all_with_path(opt_state, "learning_rate", filtering=is_array)]
+    rates = [
+        rate for _, rate in optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate", filtering=is_array)
+    ]
     metrics = Metrics(
         loss_sum=loss_sum,
         count=count,
