@@ -1,6 +1,7 @@
 """Hugging Face's Flax models with random weights: the reference. These tests need the environment of `make oracle`."""
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from transformers.models.bart import modeling_flax_bart
 from transformers.models.bart.modeling_flax_bart import FlaxBartClassificationHead
 
 import bart_eqx
-from support import CONFIGS, flatten, randomised, unflatten
+from support import CLASSES, CONFIGS, flatten, randomised, unflatten
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,6 +28,13 @@ def classification_head(config: Any, **fields: Any) -> Any:
 
 
 modeling_flax_bart.FlaxBartClassificationHead = classification_head
+
+
+def classes_with(config_names: Iterable[str]) -> list[tuple[str, str]]:
+    """Each configuration with the class that has both stacks; those that concern heads and tables with every class."""
+    of_every_class = ("unequal", "scaled", "untied", "other_ids")
+    every, both_stacks = [cls.__name__ for cls in CLASSES], ["BartForConditionalGeneration"]
+    return [(cls, name) for name in config_names for cls in (every if name in of_every_class else both_stacks)]
 
 
 @functools.cache

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from support import CLASSES, CONFIGS, precision, ragged_inputs, relative_error
+from support import CONFIGS, precision, ragged_inputs, relative_error
 
-from .conftest import hf_model, our_model
+from .conftest import classes_with, hf_model, our_model
 
 
 # Measured over all cases: at most 1.9e-6 in float32 and 6.8e-15 in float64.
@@ -26,8 +26,7 @@ def inputs_for(cls_name: str, config: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
-@pytest.mark.parametrize("config_name", CONFIGS)
-@pytest.mark.parametrize("cls_name", [cls.__name__ for cls in CLASSES])
+@pytest.mark.parametrize(("cls_name", "config_name"), classes_with(CONFIGS))
 def test_all_outputs(
     cls_name: str, config_name: str, dtype: str, record_property: Callable[[str, object], None]
 ) -> None:

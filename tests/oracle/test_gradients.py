@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import bart_eqx
-from support import CLASSES, flatten, precision
+from support import flatten, precision
 
-from .conftest import hf_model, our_model
+from .conftest import classes_with, hf_model, our_model
 from .test_forward import inputs_for
 
 
@@ -37,8 +37,7 @@ def loss_of(out: object) -> jax.Array:
 
 
 @pytest.mark.parametrize("dtype", LIMITS)
-@pytest.mark.parametrize("config_name", CASES)
-@pytest.mark.parametrize("cls_name", [cls.__name__ for cls in CLASSES])
+@pytest.mark.parametrize(("cls_name", "config_name"), classes_with(CASES))
 def test_every_parameter(
     cls_name: str, config_name: str, dtype: str, record_property: Callable[[str, object], None]
 ) -> None:
