@@ -266,7 +266,9 @@ def command(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     """A process in which it is run as a command."""
     (folder / "command_of_test.py").write_text(_COMMAND)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(TESTS), *sys.path])}
-    program = "from bart_eqx.process import run; run('command_of_test')"
+    # A shell starts jobs in the background with SIGINT ignored, and these tests may be part of one.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from bart_eqx.process import run; run('command_of_test')"
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         env=environment,
