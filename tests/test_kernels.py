@@ -1,5 +1,6 @@
 """Every kernel against the line of mathematics that it equals, and where each is used."""
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -119,9 +120,13 @@ class TestEqualsItsReference:
         check_equal(*both(lambda scores: top_k(scores, k), jnp.asarray(scores)), 0)
 
     @ON_ONE_CPU
-    @pytest.mark.parametrize("bias", [False, True])
-    @pytest.mark.parametrize("mask", [None, "padding", "pairs"])
-    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(
+        ("dtype", "mask", "bias"),
+        [
+            *itertools.product([np.float32], [None, "padding", "pairs"], [False, True]),
+            *((dtype, "padding", True) for dtype in DTYPES if dtype != np.float32),
+        ],
+    )
     def test_attention(self, dtype: Any, mask: str | None, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
         """Values and gradients, measured 1."""
         random = np.random.default_rng(0)
