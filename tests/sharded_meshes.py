@@ -87,8 +87,8 @@ def outputs(model: Any, ids: Any) -> dict[str, Any]:
 
 def check_outputs(model: Any) -> None:
     wanted = outputs(model, IDS)
-    for name, axes in MESHES.items():
-        mesh = make_mesh(**axes)
+    for name in ("fsdp 8", "data 4, tensor 2", "fsdp 4, tensor 2"):  # `data`: sharded_model.py
+        mesh = make_mesh(**MESHES[name])
         found = outputs(gathered(shard(model, mesh), mesh), shard_batch(IDS, mesh))
         error = relative_error(found.pop("logits"), wanted["logits"])
         print(f"{name}: logits {error:.1e}", flush=True)
@@ -99,8 +99,8 @@ def check_outputs(model: Any) -> None:
 
 def check_training(model: Any) -> None:
     wanted = losses(model, None)
-    for name, axes in MESHES.items():
-        error = relative_error(np.array(losses(model, make_mesh(**axes))), np.array(wanted))
+    for name in ("data 8", "data 2, fsdp 4", "fsdp 4, tensor 2"):
+        error = relative_error(np.array(losses(model, make_mesh(**MESHES[name]))), np.array(wanted))
         print(f"{name}: losses {error:.1e}", flush=True)
         assert error <= 1e-5, name
 

@@ -30,11 +30,19 @@ def classification_head(config: Any, **fields: Any) -> Any:
 modeling_flax_bart.FlaxBartClassificationHead = classification_head
 
 
-def classes_with(config_names: Iterable[str]) -> list[tuple[str, str]]:
-    """Each configuration with the class that has both stacks; those that concern heads and tables with every class."""
-    of_every_class = ("unequal", "scaled", "untied", "other_ids")
+def compared(config_names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Classes, configurations and dtypes.
+
+    Configurations that concern heads and tables with every class, the others with the one that has both stacks.
+    float64 separates a fault from rounding; how large float32's rounding is, two configurations show.
+    """
     every, both_stacks = [cls.__name__ for cls in CLASSES], ["BartForConditionalGeneration"]
-    return [(cls, name) for name in config_names for cls in (every if name in of_every_class else both_stacks)]
+    return [
+        (cls, name, dtype)
+        for name in config_names
+        for cls in (every if name in ("unequal", "scaled", "untied", "other_ids") else both_stacks)
+        for dtype in (["float32", "float64"] if name in ("unequal", "untied") else ["float64"])
+    ]
 
 
 @functools.cache

@@ -11,7 +11,7 @@ import pytest
 import bart_eqx
 from support import flatten, precision
 
-from .conftest import classes_with, hf_model, our_model
+from .conftest import compared, hf_model, our_model
 from .test_forward import inputs_for
 
 
@@ -36,8 +36,7 @@ def loss_of(out: object) -> jax.Array:
     return loss
 
 
-@pytest.mark.parametrize("dtype", LIMITS)
-@pytest.mark.parametrize(("cls_name", "config_name"), classes_with(CASES))
+@pytest.mark.parametrize(("cls_name", "config_name", "dtype"), compared(CASES))
 def test_every_parameter(
     cls_name: str, config_name: str, dtype: str, record_property: Callable[[str, object], None]
 ) -> None:
