@@ -2,7 +2,6 @@
 
 import importlib.util
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 import pytest
@@ -16,16 +15,11 @@ _ELSEWHERE = {"flax": "oracle", "ray": "on_ray"}
 collect_ignore = [folder for module, folder in _ELSEWHERE.items() if not importlib.util.find_spec(module)]
 
 
-_MAPS, _MANY_MAPS = Path("/proc/self/maps"), 20_000
-
-
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs() -> Iterator[None]:
-    """Dropped now and then: a process may have 65,530 memory maps on Linux, a program takes several, and one too many
-    is a crash."""
+    """Dropped after each file: a process that keeps all reaches the limit of memory maps (Linux: 65,530), and crashes."""
     yield
-    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MANY_MAPS:
-        jax.clear_caches()
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

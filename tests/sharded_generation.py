@@ -56,8 +56,7 @@ def compare(model: Any) -> None:
         "beams": dict(num_beams=4, num_return_sequences=2, output_scores=True),
         "sampling": dict(do_sample=True, key=key, num_return_sequences=2),
         "lookup": dict(prompt_lookup_num_tokens=3),
-        "attentions": dict(output_attentions=True),
-        "rounded": dict(pad_to_multiple_of=16),
+        "attentions": dict(output_attentions=True, pad_to_multiple_of=16),
         "source": dict(encoder_repetition_penalty=1.3, encoder_no_repeat_ngram_size=3),
     }
     if jax.process_count() > 1:  # what differs there is how arrays are put and read, whatever the search

@@ -24,6 +24,9 @@ _QUICK = {
 }
 
 
+_OPTIMISED = ("greedy", "greedy_prompted", "beams", "beams_cnn", "beams_never", "beams_trie", "beams_prompted")
+
+
 def _families() -> list[Any]:
     found = {}
     for file in ("transformers5", "transformers4"):
@@ -34,10 +37,11 @@ def _families() -> list[Any]:
 
 
 def _marks(file: str, model: str, family: str) -> list[pytest.MarkDecorator]:
-    """Every family is compiled once as users compile."""
+    """Of one model, greedy search and every kind of beams are compiled as users compile."""
     if (model, family) in _QUICK:
         return []
-    return [pytest.mark.slow, *([pytest.mark.optimised] if (file, model) == ("transformers5", "unequal") else [])]
+    optimised = (file, model) == ("transformers5", "unequal") and family in _OPTIMISED
+    return [pytest.mark.slow, *([pytest.mark.optimised] if optimised else [])]
 
 
 @pytest.mark.parametrize(("file", "model", "family"), _families())

@@ -75,7 +75,7 @@ def check_equal(got: Any, wanted: Any, tolerance: Any) -> None:
 class TestEqualsItsReference:
     """Random shapes, dtypes and NaN. Tolerances are in units of the dtype's eps; beside each, the largest measured."""
 
-    shapes = settings(max_examples=25, deadline=None, derandomize=True)
+    shapes = settings(max_examples=15, deadline=None, derandomize=True)
 
     @shapes
     @given(st.data(), st.sampled_from(DTYPES), st.booleans())
