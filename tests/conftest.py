@@ -17,7 +17,7 @@ collect_ignore = [folder for module, folder in _ELSEWHERE.items() if not importl
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_programs() -> Iterator[None]:
-    """Dropped after each file: a process that keeps all reaches the limit of memory maps (Linux: 65,530), and crashes."""
+    """Dropped after each file: a process that keeps all of them reaches Linux's limit of memory maps, and crashes."""
     yield
     jax.clear_caches()
 
