@@ -9,7 +9,7 @@ CACHE := JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/jax JAX_PERSISTENT_CA
 	JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1
 
 # Tiny models run in milliseconds and compile in seconds, so most tests compile in the quickest way that XLA has (a
-# quarter of the time; the emitters of fused loops are most of the difference). Tests marked `optimised` compile as
+# third of the time; the emitters of fused loops are most of the difference). Tests marked `optimised` compile as
 # users do.
 QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
 	XLA_FLAGS="--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"

@@ -16,7 +16,7 @@ from bart_eqx.parallel import RULES, gathered, make_mesh, shard, shard_batch, sh
 from examples import lora
 from examples.stacked import stack
 from support import configured, random_model
-from test_sharding import start
+from test_sharding import ends_well, start
 
 
 MESH: Any = AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"))
@@ -77,7 +77,5 @@ def test_one_device(model: bart_eqx.BartForConditionalGeneration) -> None:
 @pytest.mark.slow
 def test_eight_devices() -> None:
     """The compiler warns where it moves more than it should."""
-    with start("sharded_meshes.py", 8) as process:
-        output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0 and output.rstrip().endswith("all the same"), output[-3000:]
+    output = ends_well(start("sharded_meshes.py", 8))
     assert "Involuntary full rematerialization" not in output, output[-3000:]

@@ -20,10 +20,12 @@ def start(script: str, devices: int, *arguments: str) -> "subprocess.Popen[str]"
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def ends_well(process: "subprocess.Popen[str]") -> None:
+def ends_well(process: "subprocess.Popen[str]") -> str:
+    """The output of a script, which says that all was the same."""
     with process:  # closes its pipe
         output, _ = process.communicate(timeout=600)
     assert process.returncode == 0 and output.rstrip().endswith("all the same"), output[-3000:]
+    return output
 
 
 def test_eight_devices() -> None:

@@ -67,7 +67,7 @@ class SearchOptions(_Options):
     max_matching_ngram_size: int | None = None
     """The longest end of the result that prompt lookup searches for in the source."""
     exponential_decay_length_penalty: _Json = None
-    """[tokens, factor]: after so many tokens the end becomes more probable."""
+    """[tokens, factor]: beyond `tokens` tokens, the end becomes more probable by `factor` with each."""
     renormalize_logits: bool | None = None
     """Normalise probabilities after all of these options."""
     remove_invalid_values: bool | None = None

@@ -35,7 +35,7 @@ class TextOutput:
         self._output.flush()
 
     def end(self, lines: int) -> None:
-        """Write the empty lines at the end, where there were so many lines."""
+        """Fill up with empty lines, to one for each of the input's `lines`."""
         if self._aligned:
             self._fill(lines + 1)
         self.flush()

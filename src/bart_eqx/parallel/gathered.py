@@ -1,7 +1,7 @@
 """Fully sharded parameters, each gathered where it is used.
 
 Left to itself the compiler may divide the states instead of gathering the weights, which moves more: it sees one
-operation at a time. Here it is told: inside a layer its weights are whole, and states are divided by rows.
+operation at a time. So these views state it: inside a layer its weights are whole, and states are divided by rows.
 """
 
 from typing import Any, TypeVar

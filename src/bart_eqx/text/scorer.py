@@ -177,20 +177,9 @@ def _encode_and_score(
     places: Integer[HostArray, " rows"],
     target_ids: Integer[HostArray, "rows tgt"],
 ) -> tuple[Float[Array, "rows tgt"], Float[Array, "sources src dim"]]:
-    """As `_score`, and the states of the sources."""
+    """As `_log_probabilities`, and the states of the sources."""
     states = model.encode(input_ids, attention_mask).last_hidden_state
     return _log_probabilities(model, states, attention_mask, places, target_ids), states
-
-
-@eqx.filter_jit
-def _score(
-    model: BartForConditionalGeneration,
-    states: Float[Array, "sources src dim"],
-    attention_mask: Integer[HostArray, "sources src"],
-    places: Integer[HostArray, " rows"],
-    target_ids: Integer[HostArray, "rows tgt"],
-) -> Float[Array, "rows tgt"]:
-    return _log_probabilities(model, states, attention_mask, places, target_ids)
 
 
 def _log_probabilities(
@@ -213,3 +202,6 @@ def _log_probabilities(
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
     return jax.lax.map(of_row, (decoded, jnp.asarray(target_ids)))
+
+
+_score = eqx.filter_jit(_log_probabilities)

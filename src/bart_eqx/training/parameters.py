@@ -5,9 +5,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
+from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 from jaxtyping import PyTree
 
+from ..checkpoint.pytree import parameter_name
 from ..model.layers import LayerNorm
 
 
@@ -31,13 +32,13 @@ def trainable_mask(model: PyTree, trainable: Trainable) -> PyTree[bool]:
     """
     leaves = jax.tree.leaves(trainable)
     if callable(trainable) and not all(isinstance(leaf, bool) for leaf in leaves):  # a tree of bool may be a model
-        choose = lambda path, leaf: eqx.is_inexact_array(leaf) and bool(trainable(_name(path)))
+        choose = lambda path, leaf: eqx.is_inexact_array(leaf) and bool(trainable(parameter_name(path)))
         chosen = tree_map_with_path(choose, model)
     else:
         spread = lambda chosen, node: jax.tree.map(lambda leaf: chosen and eqx.is_inexact_array(leaf), node)
         chosen = jax.tree.map(spread, trainable, model)
     if not any(jax.tree.leaves(chosen)):
-        names = [_name(path) for path, leaf in tree_leaves_with_path(model) if eqx.is_inexact_array(leaf)]
+        names = [parameter_name(path) for path, leaf in tree_leaves_with_path(model) if eqx.is_inexact_array(leaf)]
         raise ValueError(
             f"`trainable` must choose a parameter. It chose none of {len(names)}: {', '.join(names[:3])}, ..."
         )
@@ -55,10 +56,6 @@ def decay_mask(params: PyTree) -> PyTree[bool]:
     def of_node(path: Any, node: Any) -> Any:
         if isinstance(node, NORMS):
             return jax.tree.map(lambda _: False, node)
-        return not _name(path).endswith("bias")
+        return not parameter_name(path).endswith("bias")
 
     return tree_map_with_path(of_node, params, is_leaf=lambda node: isinstance(node, NORMS))
-
-
-def _name(path: Any) -> str:
-    return keystr(path, simple=True, separator=".")
