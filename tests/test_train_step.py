@@ -38,7 +38,7 @@ def mean_gradient(step: Any, state: Any, batch: Any) -> Any:
 
 @pytest.mark.parametrize("dtype, limit", [("float32", 1e-6), pytest.param("float64", 1e-14, marks=pytest.mark.slow)])
 def test_micro_batches_are_one_batch(dtype: str, limit: float) -> None:
-    """Loss and gradients, relative to the largest; measured 2e-7 and 3e-16. A mean of means differs by half."""
+    """Loss and gradients, relative to the largest; measured 1.4e-7 and 1.9e-16. A mean of means differs by 1.6."""
     with precision(dtype):
         step, state = start(BagOfWords(jnp.dtype(dtype)))
         wanted = eqx.filter_jit(eqx.filter_value_and_grad(mean_loss))(BagOfWords(jnp.dtype(dtype)))
