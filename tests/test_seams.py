@@ -228,6 +228,16 @@ class PreNorm(bart_eqx.AbstractEncoderLayer):
         return x + y, weights
 
 
+class Sines(bart_eqx.AbstractPositionalEmbedding):
+    """Positions that are computed, and no parameter."""
+
+    num_positions: int
+    dim: int = eqx.field(static=True)
+
+    def __call__(self, position_ids: Any) -> jax.Array:
+        return jnp.sin(jnp.asarray(position_ids)[..., None] * 1.2 ** -jnp.arange(self.dim))
+
+
 class TestLayers:
     def test_a_wrapper(self) -> None:
         """`init_cache`, beams and rematerialisation ask nothing of a layer that its interface does not have."""
@@ -239,6 +249,25 @@ class TestLayers:
             got, wanted = (bart_eqx.generate(m, ids, num_beams=num_beams, max_length=9) for m in (wrapped, model))
             assert np.array_equal(got.sequences, wanted.sequences)
         assert relative_error(rematerialise(wrapped)(ids).logits, model(ids).logits) <= LIMIT
+
+    def test_computed_positions(self) -> None:
+        """In either stack, in place of a learned table: as a cache, as one call, and no further than they go."""
+        model = random_model(bart_eqx.BartForConditionalGeneration, CONFIG)
+        stacks = lambda m: (m.model.encoder, m.model.decoder)
+        sines = [dataclasses.replace(stack, embed_positions=Sines(9, 32)) for stack in stacks(model)]
+        computed = eqx.tree_at(stacks, model, sines)
+        table = Sines(9, 32)(np.arange(9))
+        learned = eqx.tree_at(
+            lambda m: [stack.embed_positions.weight for stack in stacks(m)],
+            model,
+            [jnp.pad(table, ((2, 0), (0, 0)))] * 2,
+        )
+        ids = ragged_inputs(CONFIG)["input_ids"][:, :9]
+        got, wanted = (bart_eqx.generate(m, ids, max_length=9) for m in (computed, learned))
+        assert np.array_equal(got.sequences, wanted.sequences)
+        assert relative_error(computed(ids).logits, learned(ids).logits) <= LIMIT
+        with pytest.raises(ValueError, match="at most max_position_embeddings=9 tokens. Got 10"):
+            computed(np.full((1, 10), 5))
 
     def test_another_kind(self) -> None:
         """Pre-norm layers, a norm after the stack, positions from row 0 of their table: all arguments of the stack."""

@@ -16,7 +16,10 @@ from .model.decoder import (
     BartDecoderLayer as BartDecoderLayer,
     EncodedSource as EncodedSource,
 )
-from .model.embeddings import AbstractEmbedding as AbstractEmbedding
+from .model.embeddings import (
+    AbstractEmbedding as AbstractEmbedding,
+    AbstractPositionalEmbedding as AbstractPositionalEmbedding,
+)
 from .model.encoder import AbstractEncoderLayer as AbstractEncoderLayer, BartEncoderLayer as BartEncoderLayer
 from .model.fused import fuse_attention as fuse_attention
 from .model.language_model import (

@@ -21,7 +21,7 @@ from .activations import ACTIVATION_FUNCTIONS
 from .attention import AbstractAttention, BartAttention, attend, project_kv
 from .cache import DecoderCache, KVCache
 from .checks import check_axes, nan_unless
-from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
+from .embeddings import AbstractEmbedding, AbstractPositionalEmbedding, LearnedPositionalEmbedding
 from .float16 import warn_of_float16_training
 from .layers import AbstractLinear, AbstractResidual, LayerDrop, LayerNorm, Linear, PostNorm, feed_forward
 from .masks import causal_mask, padding_mask
@@ -226,7 +226,7 @@ class BartDecoder(eqx.Module):
 
     embed_tokens: AbstractEmbedding | None
     """The target's own token table, for example in `BartForCausalLM`; `None` where that is `BartModel.shared`."""
-    embed_positions: LearnedPositionalEmbedding | None
+    embed_positions: AbstractPositionalEmbedding | None
     """`None` where positions are left to attention."""
     layernorm_embedding: Callable[[Array], Array]
     layers: tuple[AbstractDecoderLayer, ...]

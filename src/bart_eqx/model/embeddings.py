@@ -49,7 +49,29 @@ class Embedding(AbstractEmbedding):
         return matmul(x, self.weight)
 
 
-class LearnedPositionalEmbedding(eqx.Module):
+class AbstractPositionalEmbedding(eqx.Module):
+    """Interface for replacing a table of positions: by a fixed one, or by one that is computed."""
+
+    num_positions: eqx.AbstractVar[int]
+    """The number of positions from 0 on."""
+
+    @abc.abstractmethod
+    def __call__(self, position_ids: Integer[HostArray, "*batch seq"]) -> Float[Array, "*batch seq dim"]:
+        """The vectors of positions. A position that does not exist is a ValueError, or NaN where it is traced."""
+
+    def check_length(self, length: Dim) -> None:
+        """
+        Raises:
+            ValueError: if a sequence of `length` tokens has more tokens than there are positions.
+        """
+        if isinstance(length, int) and length > self.num_positions:
+            raise ValueError(
+                f"A sequence may have at most max_position_embeddings={self.num_positions} tokens. Got {length}: "
+                f"truncate it, or split it."
+            )
+
+
+class LearnedPositionalEmbedding(AbstractPositionalEmbedding):
     """A vector for each position; position `p` is row `p + offset` of the table.
 
     BART's `offset` is 2: fairseq numbered positions from its padding id + 1, and the checkpoints keep those two rows.
@@ -84,17 +106,6 @@ class LearnedPositionalEmbedding(eqx.Module):
     @property
     def num_positions(self) -> int:
         return self.weight.shape[0] - self.offset
-
-    def check_length(self, length: Dim) -> None:
-        """
-        Raises:
-            ValueError: if a sequence of `length` tokens has more tokens than there are positions.
-        """
-        if isinstance(length, int) and length > self.num_positions:
-            raise ValueError(
-                f"A sequence may have at most max_position_embeddings={self.num_positions} tokens. Got {length}: "
-                f"truncate it, or split it."
-            )
 
     def __call__(self, position_ids: Integer[HostArray, "*batch seq"]) -> Float[Array, "*batch seq dim"]:
         """The vectors of positions. A position outside the table gives NaN.

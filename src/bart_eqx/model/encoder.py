@@ -16,7 +16,7 @@ from ..kernels.rows import in_parts
 from ..typing import Array, HostArray, Mask
 from .activations import ACTIVATION_FUNCTIONS
 from .attention import AbstractAttention, BartAttention, attend, project_kv
-from .embeddings import AbstractEmbedding, LearnedPositionalEmbedding
+from .embeddings import AbstractEmbedding, AbstractPositionalEmbedding, LearnedPositionalEmbedding
 from .float16 import warn_of_float16_training
 from .layers import AbstractLinear, AbstractResidual, LayerDrop, LayerNorm, Linear, PostNorm, feed_forward
 from .masks import padding_mask
@@ -125,7 +125,7 @@ class BartEncoder(eqx.Module):
 
     embed_tokens: AbstractEmbedding | None
     """The source's own token table; `None` where that is `BartModel.shared`."""
-    embed_positions: LearnedPositionalEmbedding | None
+    embed_positions: AbstractPositionalEmbedding | None
     """`None` where positions are left to attention."""
     layernorm_embedding: Callable[[Array], Array]
     layers: tuple[AbstractEncoderLayer, ...]
