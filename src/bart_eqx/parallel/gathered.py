@@ -4,17 +4,16 @@ Left to itself the compiler may divide the states instead of gathering the weigh
 operation at a time. So these views state it: inside a layer its weights are whole, and states are divided by rows.
 """
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.tree_util as jtu
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Bool, Float, Integer, PRNGKeyArray, PyTree
+from jaxtyping import Float, PyTree
 
-from ..model.cache import KVCache
-from ..model.decoder import AbstractDecoderLayer, EncodedSource
-from ..model.encoder import AbstractEncoderLayer
+from ..model.wrapped import is_layer, wrapped
 from ..typing import Array
 from .mesh import BATCH_AXES
 from .shardings import RULES, Rules, mesh_axes, sharding_of
@@ -23,64 +22,16 @@ from .shardings import RULES, Rules, mesh_axes, sharding_of
 Model = TypeVar("Model", bound=PyTree)
 
 
-class GatheredEncoderLayer(AbstractEncoderLayer):
-    """A layer whose weights are gathered over `fsdp` in each call."""
+class Gathered(eqx.Module):
+    """In each call, the layer's weights are gathered over `fsdp`, and its states are divided by rows."""
 
-    layer: AbstractEncoderLayer
     shardings: tuple[NamedSharding | None, ...] = eqx.field(static=True)
-    """Of each leaf of `layer`, inside of it."""
+    """Of each leaf of the layer, inside of it."""
     mesh: Mesh = eqx.field(static=True)
 
-    def __call__(
-        self,
-        x: Float[Array, "*batch src dim"],
-        mask: Bool[Array, "*batch 1 1 src"] | None,
-        positions: Integer[Array, "*batch src"],
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "*batch src dim"], Float[Array, "*batch heads src src"] | None]:
-        layer = _constrained(self.layer, self.shardings)
-        y, weights = layer(_by_rows(x, self.mesh), mask, positions, key=key)
-        return _by_rows(y, self.mesh), weights
-
-
-class GatheredDecoderLayer(AbstractDecoderLayer):
-    """A layer whose weights are gathered over `fsdp` in each call."""
-
-    layer: AbstractDecoderLayer
-    shardings: tuple[NamedSharding | None, ...] = eqx.field(static=True)
-    """Of each leaf of `layer`, inside of it."""
-    mesh: Mesh = eqx.field(static=True)
-
-    def empty_past(self, states: jax.ShapeDtypeStruct) -> KVCache:
-        return self.layer.empty_past(states)
-
-    def project_source(
-        self, encoder_hidden_states: Float[Array, "*batch src dim"], positions: Integer[Array, "*batch src"]
-    ) -> KVCache:
-        return _constrained(self.layer, self.shardings).project_source(encoder_hidden_states, positions)
-
-    def __call__(
-        self,
-        x: Float[Array, "*batch new dim"],
-        past: KVCache,
-        start: Integer[Array, ""],
-        mask: Bool[Array, "*batch 1 new max_len"],
-        positions: Integer[Array, "*batch new"],
-        past_positions: Integer[Array, "*batch max_len"],
-        source: EncodedSource | None,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[
-        Float[Array, "*batch new dim"],
-        KVCache,
-        Float[Array, "*batch heads new max_len"] | None,
-        Float[Array, "*batch heads new src"] | None,
-    ]:
-        layer = _constrained(self.layer, self.shardings)
-        x = _by_rows(x, self.mesh)
-        y, past, weights, cross_weights = layer(x, past, start, mask, positions, past_positions, source, key=key)
-        return _by_rows(y, self.mesh), past, weights, cross_weights
+    def __call__(self, call: Callable[..., Any], layer: Any, x: Float[Array, "*batch seq dim"], *args: Any) -> Any:
+        result = call(_constrained(layer, self.shardings), _by_rows(x, self.mesh), *args)
+        return jax.tree.map(lambda y: _by_rows(y, self.mesh) if y.shape == x.shape else y, result)
 
 
 def gathered(model: Model, mesh: Mesh, rules: Rules = RULES) -> Model:
@@ -96,7 +47,6 @@ def gathered(model: Model, mesh: Mesh, rules: Rules = RULES) -> Model:
         mesh: That of `shard`.
         rules: Those of `shard`.
     """
-    is_layer = lambda node: isinstance(node, (AbstractEncoderLayer, AbstractDecoderLayer))
 
     def inside(path: jtu.KeyPath, leaf: Any) -> NamedSharding | None:
         outside = sharding_of(path, leaf, mesh, rules)
@@ -104,11 +54,7 @@ def gathered(model: Model, mesh: Mesh, rules: Rules = RULES) -> Model:
 
     def view(path: jtu.KeyPath, node: Any) -> Any:
         of_leaves = tuple(inside((*path, *below), leaf) for below, leaf in jtu.tree_leaves_with_path(node))
-        if isinstance(node, AbstractEncoderLayer):
-            return GatheredEncoderLayer(node, of_leaves, mesh)
-        if isinstance(node, AbstractDecoderLayer):
-            return GatheredDecoderLayer(node, of_leaves, mesh)
-        return _constrained(node, of_leaves)
+        return wrapped(node, Gathered(of_leaves, mesh)) if is_layer(node) else _constrained(node, of_leaves)
 
     return jtu.tree_map_with_path(view, model, is_leaf=is_layer)
 

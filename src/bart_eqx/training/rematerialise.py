@@ -5,69 +5,21 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
-from ..model.cache import KVCache
-from ..model.decoder import AbstractDecoderLayer, EncodedSource
-from ..model.encoder import AbstractEncoderLayer
-from ..typing import Array
+from ..model.wrapped import is_layer, wrapped
 
 
 Model = TypeVar("Model", bound=eqx.Module)
 Policy = Callable[..., Any]
 
 
-class RematerialisedEncoderLayer(AbstractEncoderLayer):
-    """A layer of which the backward pass keeps only the inputs (arXiv:1604.06174)."""
+class Rematerialised(eqx.Module):
+    """Of each call, the backward pass keeps only the inputs (arXiv:1604.06174)."""
 
-    layer: AbstractEncoderLayer
     policy: Policy | None = eqx.field(static=True)
 
-    def __call__(
-        self,
-        x: Float[Array, "*batch src dim"],
-        mask: Bool[Array, "*batch 1 1 src"] | None,
-        positions: Integer[Array, "*batch src"],
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "*batch src dim"], Float[Array, "*batch heads src src"] | None]:
-        run = eqx.filter_checkpoint(lambda layer, *args: layer(*args, key=key), policy=self.policy)
-        return run(self.layer, x, mask, positions)
-
-
-class RematerialisedDecoderLayer(AbstractDecoderLayer):
-    """A layer of which the backward pass keeps only the inputs (arXiv:1604.06174)."""
-
-    layer: AbstractDecoderLayer
-    policy: Policy | None = eqx.field(static=True)
-
-    def empty_past(self, states: jax.ShapeDtypeStruct) -> KVCache:
-        return self.layer.empty_past(states)
-
-    def project_source(
-        self, encoder_hidden_states: Float[Array, "*batch src dim"], positions: Integer[Array, "*batch src"]
-    ) -> KVCache:
-        return self.layer.project_source(encoder_hidden_states, positions)
-
-    def __call__(
-        self,
-        x: Float[Array, "*batch new dim"],
-        past: KVCache,
-        start: Integer[Array, ""],
-        mask: Bool[Array, "*batch 1 new max_len"],
-        positions: Integer[Array, "*batch new"],
-        past_positions: Integer[Array, "*batch max_len"],
-        source: EncodedSource | None,
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> tuple[
-        Float[Array, "*batch new dim"],
-        KVCache,
-        Float[Array, "*batch heads new max_len"] | None,
-        Float[Array, "*batch heads new src"] | None,
-    ]:
-        run = eqx.filter_checkpoint(lambda layer, *args: layer(*args, key=key), policy=self.policy)
-        return run(self.layer, x, past, start, mask, positions, past_positions, source)
+    def __call__(self, call: Callable[..., Any], layer: Any, *args: Any) -> Any:
+        return eqx.filter_checkpoint(call, policy=self.policy)(layer, *args)
 
 
 def rematerialise(model: Model, *, policy: Policy | None = None) -> Model:
@@ -85,11 +37,5 @@ def rematerialise(model: Model, *, policy: Policy | None = None) -> Model:
             `dots_with_no_batch_dims_saveable` keeps the results of linear maps, so that attention and activations are
             what is computed again.
     """
-
-    def wrapped(node: object) -> object:
-        if isinstance(node, AbstractEncoderLayer):
-            return RematerialisedEncoderLayer(node, policy)
-        return RematerialisedDecoderLayer(node, policy) if isinstance(node, AbstractDecoderLayer) else node
-
-    is_layer = lambda node: isinstance(node, (AbstractEncoderLayer, AbstractDecoderLayer))
-    return jax.tree.map(wrapped, model, is_leaf=is_layer)
+    around = Rematerialised(policy)
+    return jax.tree.map(lambda node: wrapped(node, around) if is_layer(node) else node, model, is_leaf=is_layer)
