@@ -1,10 +1,8 @@
-"""Run by `test_sharding.py`, in processes of their own, for devices are counted when JAX starts.
+"""Run by `test_sharding.py` in a process with 8 devices, for devices are counted when JAX starts.
 
-`sharded_generation.py` uses all 8 devices of one process; `sharded_generation.py PORT RANK` is one of two processes
-that have 4 devices each, so that no process sees all of an array.
+Options and inputs of `generate` with rows on several devices; the searches themselves are in `sharded_meshes.py`.
 """
 
-import sys
 from typing import Any
 
 import equinox as eqx
@@ -13,7 +11,6 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
 
 import bart_eqx
-from bart_eqx.generation import generate as generate_file
 from support import configured, random_model
 
 
@@ -52,29 +49,26 @@ def same(ours: Any, wanted: Any) -> bool:
 def compare(model: Any) -> None:
     key = jax.random.key(1)
     cases: dict[str, dict[str, Any]] = {
-        "greedy": dict(),
         "beams": dict(num_beams=4, num_return_sequences=2, output_scores=True),
         "sampling": dict(do_sample=True, key=key, num_return_sequences=2),
         "lookup": dict(prompt_lookup_num_tokens=3),
         "attentions": dict(output_attentions=True, pad_to_multiple_of=16),
         "source": dict(encoder_repetition_penalty=1.3, encoder_no_repeat_ngram_size=3),
     }
-    if jax.process_count() > 1:  # what differs there is how arrays are put and read, whatever the search
-        cases = {name: cases[name] for name in ("beams", "sampling", "lookup")}
     ids = sources()
     there = spread(ids, "data")
-    assert jax.process_count() == 1 or not there.is_fully_addressable
     for name, options in cases.items():
         wanted = bart_eqx.generate(model, ids, **OPTIONS, **options)
         assert len({tuple(row) for row in np.asarray(wanted.sequences).tolist()}) >= 8
         assert same(bart_eqx.generate(model, there, **OPTIONS, **options), wanted), name
-    streams: list[dict[str, Any]] = [dict(), dict(do_sample=True, key=key)]
-    for options in streams:
-        streamed = list(bart_eqx.stream(model, there, **OPTIONS, **options))
-        wanted = list(bart_eqx.stream(model, ids, **OPTIONS, **options))
-        assert same(streamed, wanted), f"stream {options}"
+    sampled: dict[str, Any] = dict(do_sample=True, key=key, num_return_sequences=2)
+    streamed, wanted = (list(bart_eqx.stream(model, rows, **OPTIONS, **sampled)) for rows in (there, ids))
+    assert same(streamed, wanted), "stream"
 
-    # The prompts alone, with a mask; and an encoded source alone.
+
+def given_parts() -> None:
+    """The prompts alone are spread, with a mask; and an encoded source alone. Also over two processes."""
+    model, ids = a_model(), sources()
     prompts, mask = np.full((16, 3), 30), np.arange(3) < np.arange(16)[:, None] % 3 + 1
     prompts[:, 0] = 2
     prompted: dict[str, Any] = dict(decoder_input_ids=prompts, decoder_attention_mask=mask, **OPTIONS)
@@ -97,34 +91,8 @@ def batch_axes(model: Any) -> None:
     assert there.spec == P(None, "data") and same(ours, wanted)
 
 
-def every_device_its_rows(model: Any) -> None:
-    """Not all of the work on all of them: the FLOPs of a device, of 8 and of 1."""
-    flops: list[float] = []
-
-    def counted(search: Any) -> Any:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            flops.append(search.lower(*args, **kwargs).compile().compiled.cost_analysis()["flops"])
-            return search(*args, **kwargs)
-
-        return call
-
-    searches: dict[str, dict[str, Any]] = dict(sample=dict(), beam_search=dict(num_beams=4))
-    for name, options in searches.items():
-        search = getattr(generate_file, name)
-        setattr(generate_file, name, counted(search))
-        for ids in (spread(sources(), "data"), sources()):
-            bart_eqx.generate(model, ids, **OPTIONS, **options)
-        setattr(generate_file, name, search)
-        on_eight, on_one = flops[-2:]
-        assert on_eight < 1.3 * on_one / 8, (name, on_eight, on_one)
-
-
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        compare(a_model())
-        batch_axes(a_model())
-        every_device_its_rows(a_model())
-    else:
-        jax.distributed.initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]))
-        compare(a_model())
+    compare(a_model())
+    given_parts()
+    batch_axes(a_model())
     print("all the same")

@@ -83,7 +83,6 @@ def main() -> None:
     encode = lambda model, ids: model.encode(ids).last_hidden_state
     # float32: each device sums its rows, and then these sums. Measured: 1e-6, of gradients 4e-6.
     check("encode", encode, model, ids, tolerance=5e-6)
-    check("loss", loss, model, ids, labels, tolerance=5e-6)
     check("gradient", gradient, model, ids, labels, tolerance=2e-5)
     for num_beams in (1, 4):
         options: dict[str, Any] = dict(num_beams=num_beams, max_length=12, min_length=12)

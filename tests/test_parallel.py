@@ -1,6 +1,7 @@
 """Models on many devices. `sharded_meshes.py` has the numbers; here are the rules."""
 
 import re
+import socket
 from typing import Any
 
 import equinox as eqx
@@ -72,6 +73,16 @@ def test_one_device(model: bart_eqx.BartForConditionalGeneration) -> None:
         make_mesh(data=1, fsdp=2, devices=jax.devices()[:1])
     with pytest.raises(ValueError, match="Got data=None, fsdp=0"):
         make_mesh(fsdp=0, devices=jax.devices()[:1])
+
+
+@pytest.mark.slow
+def test_two_processes() -> None:
+    """Neither sees the other's half of an array."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for process in [start("sharded_meshes.py", 4, port, rank) for rank in ("0", "1")]:
+        ends_well(process)
 
 
 @pytest.mark.slow

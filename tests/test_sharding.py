@@ -1,12 +1,9 @@
 """Rows on several devices: the numbers of one device, for a share of its work each, and they stay where they are."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 
 def start(script: str, devices: int, *arguments: str) -> "subprocess.Popen[str]":
@@ -35,14 +32,3 @@ def test_eight_devices() -> None:
 def test_an_eighth_of_the_work() -> None:
     """Encoding, loss, gradients and generation on eight devices; and meshes that are refused."""
     ends_well(start("sharded_model.py", 8))
-
-
-@pytest.mark.slow
-def test_two_processes() -> None:
-    """Neither sees the other's half of an array."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    both = [start("sharded_generation.py", 4, port, rank) for rank in ("0", "1")]
-    for process in both:
-        ends_well(process)

@@ -16,7 +16,7 @@ from jaxtyping import Float, PyTree
 from ..model.wrapped import is_layer, wrapped
 from ..typing import Array
 from .mesh import BATCH_AXES
-from .shardings import RULES, Rules, mesh_axes, sharding_of
+from .shardings import RULES, Rules, constrain, mesh_axes, sharding_of
 
 
 Model = TypeVar("Model", bound=PyTree)
@@ -60,10 +60,7 @@ def gathered(model: Model, mesh: Mesh, rules: Rules = RULES) -> Model:
 
 
 def _constrained(tree: Any, inside: tuple[NamedSharding | None, ...]) -> Any:
-    leaves, structure = jax.tree.flatten(tree)
-    pairs = zip(leaves, inside, strict=True)
-    constrain = jax.lax.with_sharding_constraint
-    return jax.tree.unflatten(structure, [leaf if s is None else constrain(leaf, s) for leaf, s in pairs])
+    return constrain(tree, jax.tree.unflatten(jax.tree.structure(tree), inside))
 
 
 def _by_rows(x: Float[Array, "*batch seq dim"], mesh: Mesh) -> Float[Array, "*batch seq dim"]:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.tree_util as jtu
+import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -65,13 +66,37 @@ def shard(tree: Tree, mesh: Mesh, rules: Rules = RULES) -> Tree:
     return jax.tree.map(put, shardings(tree, mesh, rules), tree, is_leaf=lambda node: node is None)
 
 
-def shard_batch(tree: Tree, mesh: Mesh) -> Tree:
-    """Arrays `[batch, ...]`, with their first axis over `data` and `fsdp`.
+def constrain(tree: Tree, shardings: PyTree) -> Tree:
+    """Inside `jax.jit`: the arrays of `tree` where `shardings`, which is `shardings(tree, mesh)`, says."""
+    put = lambda sharding, leaf: leaf if sharding is None else jax.lax.with_sharding_constraint(leaf, sharding)
+    return jax.tree.map(put, shardings, tree, is_leaf=lambda node: node is None)
+
+
+def shard_batch(tree: Tree, mesh: Mesh, *, axis: int = 0) -> Tree:
+    """Arrays with a batch axis, divided along it over `data` and `fsdp`.
+
+    Args:
+        tree: Arrays, all of whose rows are there: in every process the same.
+        mesh: From `make_mesh`.
+        axis: The batch axis: 0 in `[batch, ...]`, 1 in a training step's `[micro, batch, ...]`.
 
     Raises:
-        ValueError: if these do not divide it.
+        ValueError: if the mesh axes do not divide it.
     """
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(BATCH_AXES)))
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * axis, BATCH_AXES))
+    devices = math.prod(mesh.shape[name] for name in BATCH_AXES)
+
+    def put(leaf: Any) -> Any:
+        if (rows := np.shape(leaf)[axis]) % devices:
+            raise ValueError(
+                f"`data` and `fsdp`, {devices} devices together, must divide the rows of a batch. Got {rows} in "
+                f"{list(np.shape(leaf))}: pad the batch, or give `training.batches` row_multiple={devices}."
+            )
+        if isinstance(leaf, np.ndarray):  # `device_put` would compare what the processes have, at every call
+            return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+        return jax.device_put(leaf, sharding)
+
+    return jax.tree.map(put, tree)
 
 
 def _fitted(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:

@@ -8,9 +8,12 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import Float, Integer, PRNGKeyArray, PyTree
 
+from ..parallel.gathered import gathered
+from ..parallel.shardings import RULES, Rules, constrain, shard, shard_batch, shardings
 from ..typing import Array
 from .extras import library
 from .parameters import Trainable, every_parameter, trainable_mask
@@ -68,6 +71,8 @@ class TrainStep(eqx.Module):
         optimizer: The optimiser.
         compute_dtype: The dtype of the model inside the loss; `None` for that of its parameters.
         view: A function of the model inside the loss.
+        mesh: Where the state lies, and each batch is put; `None` for one device.
+        rules: Which axis of which parameter goes where.
     """
 
     rest: PyTree
@@ -75,6 +80,8 @@ class TrainStep(eqx.Module):
     optimizer: Any
     compute_dtype: np.dtype | None = eqx.field(static=True)
     view: Callable[[Any], Any]
+    mesh: Mesh | None = eqx.field(static=True)
+    rules: Rules = eqx.field(static=True)
 
     def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         """One update.
@@ -83,15 +90,18 @@ class TrainStep(eqx.Module):
             state: Cannot be read afterwards.
             batch: Arrays `[micro, batch, ...]`. The micro-batches are computed one after the other. Their losses and
                 gradients are added, and divided once by the count of all: the result is that of one large batch.
+                On a mesh, `batch` is divided over `data` and `fsdp`.
 
         Raises:
-            ValueError: if the arrays do not have the same first axis.
+            ValueError: if the arrays do not have the same first axis; if `data` and `fsdp` do not divide their second.
         """
         sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
         if len(sizes) != 1 or () in sizes:
             raise ValueError(
                 f"The arrays of `batch` must be [micro, batch, ...], with one size of `micro`. Got {sizes}."
             )
+        if self.mesh is not None:
+            batch = shard_batch(batch, self.mesh, axis=1)
         return _compiled((self, batch), state)
 
     def model(self, state: TrainState) -> Any:
@@ -103,6 +113,8 @@ class TrainStep(eqx.Module):
         model = eqx.combine(params, self.rest)
         if self.compute_dtype is not None:
             model = jax.tree.map(lambda x: x.astype(self.compute_dtype) if eqx.is_inexact_array(x) else x, model)
+        if self.mesh is not None:
+            model = gathered(model, self.mesh, self.rules)
         result = self.loss(self.view(model), batch, key)
         if not isinstance(result, tuple) or [np.shape(part) for part in result] != [(), ()]:
             raise ValueError(f"`loss` must return a sum and a count, two scalars. Got {result}.")
@@ -116,7 +128,8 @@ class TrainStep(eqx.Module):
 
         def one(inputs: Any) -> tuple[Array, Array, PyTree]:
             (loss_sum, count), gradients = of_micro(state.params, *inputs)
-            return loss_sum, count, jax.tree.map(lambda g: g.astype(np.promote_types(g.dtype, np.float32)), gradients)
+            gradients = jax.tree.map(lambda g: g.astype(np.promote_types(g.dtype, np.float32)), gradients)
+            return loss_sum, count, self.placed(gradients)
 
         inputs = (batch, keys)
         zeros = jax.tree.map(
@@ -124,6 +137,10 @@ class TrainStep(eqx.Module):
         )
         add = lambda total, inputs: (jax.tree.map(jnp.add, total, one(inputs)), None)
         return jax.lax.scan(add, zeros, inputs)[0]
+
+    def placed(self, tree: PyTree) -> PyTree:
+        """What has the parameters' names, where the rules say: the compiler would put it elsewhere."""
+        return tree if self.mesh is None else constrain(tree, shardings(tree, self.mesh, self.rules))
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -144,7 +161,7 @@ def _compiled(fixed: tuple[TrainStep, PyTree], state: TrainState) -> tuple[Train
         learning_rate=rates[0] if len(rates) == 1 else None,
     )
     params = optax.apply_updates(state.params, updates)
-    return TrainState(params=params, opt_state=opt_state, step=state.step + 1, key=state.key), metrics
+    return step.placed(TrainState(params=params, opt_state=opt_state, step=state.step + 1, key=state.key)), metrics
 
 
 def make_train_step(
@@ -156,6 +173,8 @@ def make_train_step(
     trainable: Trainable = every_parameter,
     compute_dtype: DTypeLike | None = None,
     view: Callable[[Any], Any] = lambda model: model,
+    mesh: Mesh | None = None,
+    rules: Rules = RULES,
 ) -> tuple[TrainStep, TrainState]:
     """A training step, and the state to start from.
 
@@ -168,6 +187,9 @@ def make_train_step(
             their values, and have no gradients. By default all are trained.
         compute_dtype: `jnp.bfloat16` computes in bfloat16 over float32 parameters, gradients and moments.
         view: Applied to the model inside the loss, as in `view=rematerialise`.
+        mesh: From `bart_eqx.parallel.make_mesh`. All parameters and the optimiser's state go where `rules` say, and
+            stay there. Each batch is divided. Inside the loss the model is `gathered`, and then goes through `view`.
+        rules: For `mesh`, as in `bart_eqx.parallel.shard`.
 
     Raises:
         ImportError: if the extra `train` is not installed.
@@ -185,11 +207,18 @@ def make_train_step(
             "float16 has no number below 6e-8, so that Adam divides by zero and the loss becomes NaN. Load the model "
             "in float32, from_pretrained(..., dtype=jnp.float32), and compute with `compute_dtype=jnp.bfloat16`."
         )
+    if mesh is not None:
+        params, rest = shard(params, mesh, rules), shard(rest, mesh, rules)
     params = jax.tree.map(jnp.copy, params)  # they are donated to the first step, and the caller's are not
     state = TrainState(
         params=params, opt_state=optimizer.init(params), step=jnp.zeros((), jnp.int32), key=jnp.copy(key)
     )
-    return TrainStep(rest=rest, loss=loss, optimizer=optimizer, compute_dtype=dtype, view=view), state
+    if mesh is not None:
+        state = shard(state, mesh, rules)
+    step = TrainStep(
+        rest=rest, loss=loss, optimizer=optimizer, compute_dtype=dtype, view=view, mesh=mesh, rules=tuple(rules)
+    )
+    return step, state
 
 
 def _divisor(count: Array) -> Array:
