@@ -25,6 +25,12 @@ def ends_well(process: "subprocess.Popen[str]") -> str:
     return output
 
 
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def test_eight_devices() -> None:
     ends_well(start("sharded_generation.py", 8))
 

@@ -16,7 +16,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from .errors import MismatchError
-from .formats.lazy_array import LazyArray, equal
+from .formats.lazy_array import LazyArray, equal, from_numpy
 
 
 SIDES = ("encoder", "decoder")
@@ -88,7 +88,7 @@ def _same(arrays: Mapping[str, LazyArray], one: str, other: str) -> bool:
     return one == other or (equal(arrays[one], arrays[other]) and equal(*scales))
 
 
-_NO_SCALE = LazyArray((0,), np.dtype(np.float32), lambda: np.empty(0, np.float32))  # only int8 weights have one
+_NO_SCALE = from_numpy(np.empty(0, np.float32))  # only int8 weights have one
 
 
 def _renamed(arrays: Mapping[str, LazyArray], old: str, new: str) -> dict[str, LazyArray]:

@@ -16,10 +16,11 @@ from jaxtyping import PRNGKeyArray
 from .embeddings import SHARED, TableConfig, resolve_tables
 from .errors import MismatchError
 from .finite import checked
-from .formats.lazy_array import LazyArray, widest_float
+from .formats.lazy_array import LazyArray, from_numpy, widest_float
 from .formats.prefetch import prefetch
 from .match import HEADS, Match, match
 from .names import bare
+from .place import Placement, placement
 from .pytree import Model, builder, is_parameter, named_parameters, parameter_name, skeleton_of
 from .rows import fit_rows
 
@@ -34,6 +35,7 @@ def fill(
     ignore_mismatched_sizes: bool = False,
     allow_nonfinite: bool = False,
     int8: bool = False,
+    shardings: Callable[[Any], Any] | None = None,
     **fields: Any,
 ) -> tuple[Model, Match]:
     """A model in inference mode whose parameters are the arrays of a checkpoint.
@@ -48,6 +50,8 @@ def fill(
             number of rows are cut or extended, and not refused.
         allow_nonfinite: Whether values may be NaN or infinite.
         int8: Whether the checkpoint is of a quantised model.
+        shardings: A function from the model's skeleton to the same tree with the sharding of each array. By default all
+            arrays go to JAX's default device.
         **fields: Further arguments of `cls`.
 
     Returns:
@@ -56,7 +60,8 @@ def fill(
     Raises:
         MismatchError: if parameters are missing, arrays are left over, shapes differ, or copies of one parameter
             differ. All of these are listed together, before any array is read.
-        NonFiniteError: if a value is NaN or infinite, or would be in `dtype`.
+        NonFiniteError: if a value is NaN or infinite, or would be in `dtype`. Of a sharded array, only the parts that
+            this process holds are read.
         ValueError: if `dtype` is not a floating-point dtype, or needs 64-bit mode.
     """
     skeleton = skeleton_of(builder(cls, config, int8=int8, **fields))
@@ -87,16 +92,38 @@ def fill(
         name: checked(name, array, np.dtype(dtype), allow_nonfinite=allow_nonfinite)
         for name, array in matched.arrays.items()
     }
-    contents = prefetch(lambda name: arrays[name].read(), {name: array.nbytes for name, array in arrays.items()})
-    # On the CPU, `device_put` takes over an aligned array, and `jnp.asarray` copies it.
-    filled = dict(zip(arrays, map(jax.device_put, contents), strict=True))
+    new: dict[str, jax.Array] = {}
     if initialised:
         new = _initialise(build, initialised, jr.key(0) if key is None else key)
-        filled |= {name: leaf if leaf.dtype == jnp.int8 else leaf.astype(dtype) for name, leaf in new.items()}
+        new = {name: leaf if leaf.dtype == jnp.int8 else leaf.astype(dtype) for name, leaf in new.items()}
+    if shardings is None:
+        filled = _on_one_device(arrays) | new
+    else:
+        arrays |= {name: from_numpy(np.asarray(leaf)) for name, leaf in new.items()}
+        filled = _on_a_mesh(arrays, shardings(skeleton))
     model = jtu.tree_map_with_path(
         lambda path, leaf: filled[parameter_name(path)] if is_parameter(leaf) else leaf, skeleton
     )
     return model, matched
+
+
+def _on_one_device(arrays: Mapping[str, LazyArray]) -> dict[str, jax.Array]:
+    contents = prefetch(lambda name: arrays[name].read(), {name: array.nbytes for name, array in arrays.items()})
+    # On the CPU, `device_put` takes over an aligned array, and `jnp.asarray` copies it.
+    return dict(zip(arrays, map(jax.device_put, contents), strict=True))
+
+
+def _on_a_mesh(arrays: Mapping[str, LazyArray], shardings: Any) -> dict[str, jax.Array]:
+    places: dict[str, Placement] = {}
+    for path, sharding in jtu.tree_leaves_with_path(shardings):
+        name = parameter_name(path)
+        places[name] = placement(arrays[name].shape, sharding)
+    sizes = {name: places[name].nbytes(array.dtype) for name, array in arrays.items()}
+    contents = prefetch(lambda name: places[name].read(arrays[name]), sizes)
+    return {
+        name: places[name].put(array.dtype, content)
+        for (name, array), content in zip(arrays.items(), contents, strict=True)
+    }
 
 
 def _dtype(matched: Match, dtype: DTypeLike | None) -> jnp.dtype:

@@ -1,5 +1,6 @@
 """Loading a model: `from_pretrained` from files, `from_flax` from parameters in memory."""
 
+import functools
 import logging
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, overload
 
 import equinox as eqx
 import numpy as np
+from jax.sharding import Mesh
 from jax.typing import DTypeLike
 from jaxtyping import PRNGKeyArray
 
@@ -14,6 +16,7 @@ from ..config import BartConfig
 from ..generation_config import GenerationConfig
 from ..model.language_model import AbstractLanguageModel
 from ..model.signature import one_sentence_errors
+from ..parallel.shardings import RULES, Rules, shardings
 from .errors import CheckpointError
 from .fill import fill
 from .find import find
@@ -44,6 +47,8 @@ def from_pretrained(
     key: PRNGKeyArray | None = None,
     ignore_mismatched_sizes: bool = False,
     allow_nonfinite: bool = False,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
 ) -> AnyBart: ...
 
 
@@ -62,6 +67,8 @@ def from_pretrained(
     key: PRNGKeyArray | None = None,
     ignore_mismatched_sizes: bool = False,
     allow_nonfinite: bool = False,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
 ) -> Model: ...
 
 
@@ -80,6 +87,8 @@ def from_pretrained(
     key: PRNGKeyArray | None = None,
     ignore_mismatched_sizes: bool = False,
     allow_nonfinite: bool = False,
+    mesh: Mesh | None = None,
+    rules: Rules | None = None,
 ) -> Any:
     """Load a model in inference mode. For training: `equinox.nn.inference_mode(model, value=False)`.
 
@@ -106,13 +115,19 @@ def from_pretrained(
             both have, and add others as [`resize_token_embeddings`][bart_eqx.resize_token_embeddings] does. Both are
             logged. (transformers initialises the whole table.)
         allow_nonfinite: Accept weights that are NaN or infinite.
+        mesh: From `bart_eqx.parallel.make_mesh`: the arrays go to its devices, as `bart_eqx.parallel.shard` would put
+            them, and each process reads only what its own devices hold. All processes of the mesh must call this; if it
+            fails on one, it fails on all.
+        rules: Which axis of a parameter lies on which axis of `mesh`; by default `bart_eqx.parallel.RULES`.
 
     Raises:
         CheckpointError: one of its kinds (`bart_eqx.checkpoint.errors`), if there is no such checkpoint, if it is
             damaged or not supported, or if it does not fit the class and the configuration.
         ValueError: if `dtype` is not a floating-point dtype, or needs 64-bit mode; if `generation_config` is given for
-            a class that does not generate.
+            a class that does not generate; if `rules` are given without a `mesh`.
     """
+    if mesh is None and rules is not None:
+        raise ValueError("`rules` were given without a `mesh` whose devices the parameters should go to.")
     model, matched = load(
         find(source, revision=revision, subfolder=subfolder, prefer=prefer),
         cls,
@@ -123,6 +138,9 @@ def from_pretrained(
         key=key,
         ignore_mismatched_sizes=ignore_mismatched_sizes,
         allow_nonfinite=allow_nonfinite,
+        shardings=None
+        if mesh is None
+        else functools.partial(shardings, mesh=mesh, rules=RULES if rules is None else rules),
     )
     if matched.initialised:
         logger.warning("%s: not in the checkpoint, and initialised: %s", source, ", ".join(matched.initialised))

@@ -18,7 +18,7 @@ from ..model.quantized import quantize
 from ..model.question_answering import BartForQuestionAnswering
 from ..model.sequence_classification import BartForSequenceClassification
 from .embeddings import SHARED, SIDES, TableConfig
-from .formats.lazy_array import LazyArray
+from .formats.lazy_array import Index, LazyArray, part_of
 from .names import bare
 
 
@@ -61,9 +61,13 @@ def lazy_parameters(model: Any) -> dict[str, LazyArray]:
     """As `to_numpy`, each copied to the host when it is read."""
 
     def lazy(leaf: Any) -> LazyArray:
-        return LazyArray(leaf.shape, np.dtype(leaf.dtype), functools.partial(np.asarray, leaf))
+        return LazyArray(leaf.shape, np.dtype(leaf.dtype), functools.partial(_read, leaf))
 
     return {name: lazy(leaf) for name, leaf in named_parameters(model).items()}
+
+
+def _read(leaf: Any, index: Index = ()) -> np.ndarray:
+    return part_of(np.asarray(leaf), index)
 
 
 def builder(

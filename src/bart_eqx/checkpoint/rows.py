@@ -12,7 +12,7 @@ from jaxtyping import PRNGKeyArray
 from ..model.resize import new_rows
 from .embeddings import HEAD, TABLES, TableConfig, Tables
 from .errors import MismatchError
-from .formats.lazy_array import LazyArray, is_float
+from .formats.lazy_array import Index, LazyArray, bounds, is_float, part_of
 from .match import BIAS
 
 
@@ -21,8 +21,9 @@ def fit_rows(
 ) -> tuple[Tables, tuple[str, ...]]:
     """Give every array that has a row for each token as many rows as `config` has tokens.
 
-    Rows in common are kept. New rows are those of `resize_token_embeddings`. Arrays of int8, or of another width, are
-    left as they are, and `match` refuses them.
+    Rows in common are kept. New rows are those of `resize_token_embeddings`. They depend on all others: where a table
+    gets some, a part of it is cut from the whole. Arrays of int8, or of another width, are left as they are, and
+    `match` refuses them.
 
     Args:
         tables: The arrays of a checkpoint.
@@ -59,14 +60,14 @@ def _changed(what: str, old: int, new: int) -> str:
     return f"{what} {old} to {new - 1} are new" if old < new else f"{what} {new} to {old - 1} are left out"
 
 
-def _read_table(array: LazyArray, vocab: int, key: PRNGKeyArray | None) -> np.ndarray:
+def _read_table(array: LazyArray, vocab: int, key: PRNGKeyArray | None, index: Index = ()) -> np.ndarray:
+    if key is None or array.shape[0] > vocab:
+        return array.read(tuple(slice(*pair) for pair in bounds((vocab, *array.shape[1:]), index)))
     values = array.read()
-    if key is None or len(values) > vocab:
-        return values[:vocab]
     new = new_rows(jnp.asarray(values), vocab - len(values), key)
-    return np.concatenate([values, np.asarray(new, values.dtype)])
+    return part_of(np.concatenate([values, np.asarray(new, values.dtype)]), index)
 
 
-def _read_bias(array: LazyArray, vocab: int) -> np.ndarray:
+def _read_bias(array: LazyArray, vocab: int, index: Index = ()) -> np.ndarray:
     values = array.read()[:, :vocab]
-    return np.pad(values, ((0, 0), (0, vocab - values.shape[1])))
+    return part_of(np.pad(values, ((0, 0), (0, vocab - values.shape[1]))), index)

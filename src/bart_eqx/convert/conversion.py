@@ -20,7 +20,7 @@ from ..checkpoint.errors import (
 )
 from ..checkpoint.find import find
 from ..checkpoint.finite import checked
-from ..checkpoint.formats.lazy_array import LazyArray, dtype_named, widest_float
+from ..checkpoint.formats.lazy_array import dtype_named, from_numpy, widest_float
 from ..checkpoint.formats.regular_file import checked_size
 from ..checkpoint.formats.shards import Format
 from ..checkpoint.formats.writer import hash_file
@@ -111,7 +111,9 @@ def convert(
             name: checked(name, array, floating, allow_nonfinite=allow_nonfinite, warnings=warnings)
             for name, array in matched.arrays.items()
         }
-        arrays |= {name: _zeros((1, checkpoint.config.vocab_size), floating) for name in matched.initialised}
+        arrays |= {
+            name: from_numpy(np.zeros((1, checkpoint.config.vocab_size), floating)) for name in matched.initialised
+        }
         tensors = arrange(arrays, to, tied=checkpoint.config.tie_word_embeddings)
         size = sum(array.nbytes for array in tensors.values())
         check_space(target, size)
@@ -211,10 +213,6 @@ def _match(checkpoint: Checkpoint, architecture: Architecture) -> Match:
             "its config.json, or initialise the head with `from_pretrained(..., key=...)` and save that model."
         )
     return matched
-
-
-def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> LazyArray:
-    return LazyArray(shape, dtype, lambda: np.zeros(shape, dtype))
 
 
 def _describe_tables(checkpoint: Checkpoint, matched: Match, architecture: Architecture) -> str:

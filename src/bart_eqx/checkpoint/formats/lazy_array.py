@@ -1,10 +1,12 @@
-"""Arrays whose shape and dtype are known, and whose values are read on demand, one array at a time."""
+"""Arrays whose shape and dtype are known, and whose values are read on demand, one array or a part of one at a time."""
 
 import dataclasses
 import functools
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -17,11 +19,24 @@ MAX_RANK = 8
 _MAX_BYTES = 2**62  # NumPy counts bytes in a signed 64-bit integer
 _TILE, _PADDING = 256, 16  # rows and columns
 _ALIGNMENT = 64  # bytes; JAX on the CPU takes over an aligned array without a copy
+_COMPARED = 2**24  # bytes of an array in memory while it is compared with another
+
+Index = tuple[slice, ...]
+"""A part of an array: a slice, without a step, of each of its first axes. `()` is the whole."""
+Bounds = tuple[tuple[int, int], ...]
+"""The same, as the start and the stop along each axis."""
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """A function that returns the values of an array, or those of a part of it."""
+
+    def __call__(self, index: Index = (), /) -> np.ndarray: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class LazyArray:
-    """An array in a file or in memory, read by `read()`.
+    """An array in a file or in memory, read by `read()`, or in part by `read(index)`.
 
     Nothing is allocated before `read`, so that a file with a wrong header is refused at no cost. `T` and `map` are
     lazy too. (`read` should not be a nested function: each nested function would have its type checks generated anew,
@@ -30,7 +45,7 @@ class LazyArray:
     Args:
         shape: Of the array.
         dtype: Of the array.
-        read: Returns the values, of this shape and dtype.
+        read: Returns the values, of this shape and dtype. It reads no more of a file than the index says.
         name: In its file, for error messages; empty if it has none.
 
     Raises:
@@ -39,7 +54,7 @@ class LazyArray:
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    read: Callable[[], np.ndarray]
+    read: Reader
     name: str = ""
 
     def __post_init__(self) -> None:
@@ -57,39 +72,84 @@ class LazyArray:
 
     @property
     def T(self) -> "LazyArray":
-        return LazyArray(self.shape[::-1], self.dtype, lambda: self.read().T)
+        every = (slice(None),) * len(self.shape)
+        return LazyArray(
+            self.shape[::-1], self.dtype, lambda index=(): self.read((*index, *every[len(index) :])[::-1]).T
+        )
 
     def map(self, function: Callable[[np.ndarray], np.ndarray], dtype: np.dtype | None = None) -> "LazyArray":
-        """`function` of the values. It keeps the shape, and returns `dtype`, by default the same."""
-        return LazyArray(self.shape, self.dtype if dtype is None else dtype, lambda: function(self.read()))
+        """`function` of the values, or of a part of them. Keeps the shape; returns `dtype`, by default the same."""
+        dtype = self.dtype if dtype is None else dtype
+        return LazyArray(self.shape, dtype, lambda index=(): function(self.read(index)))
 
 
 def from_numpy(array: np.ndarray) -> LazyArray:
-    return LazyArray(array.shape, array.dtype, lambda: array)
+    return LazyArray(array.shape, array.dtype, lambda index=(): part_of(array, index))
+
+
+def part_of(array: np.ndarray, index: Index) -> np.ndarray:
+    return array[(*index, ...)]  # an array also where it has no axis
+
+
+def shape_of_part(shape: tuple[int, ...], index: Index) -> tuple[int, ...]:
+    return tuple(stop - start for start, stop in bounds(shape, index))
+
+
+def bounds(shape: tuple[int, ...], index: Index) -> Bounds:
+    """The start and the stop of a part along each axis of an array of this shape."""
+    every = (slice(None),) * len(shape)
+    pairs = (part.indices(size)[:2] for size, part in zip(shape, (*index, *every[len(index) :]), strict=True))
+    return tuple((start, max(start, stop)) for start, stop in pairs)
+
+
+def runs(shape: tuple[int, ...], index: Index) -> Iterator[tuple[int, int]]:
+    """The start and the length of each stretch of a part that is contiguous in an array in C order, in values."""
+    ranges = bounds(shape, index)
+    cut = [axis for axis, (pair, size) in enumerate(zip(ranges, shape, strict=True)) if pair != (0, size)]
+    if any(start == stop for start, stop in ranges):
+        return
+    if not cut:
+        yield 0, math.prod(shape)
+        return
+    last = cut[-1]  # all later axes are whole
+    steps = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
+    start, stop = (end * steps[last] for end in ranges[last])
+    outer = [
+        range(low * step, high * step, step) for (low, high), step in zip(ranges[:last], steps[:last], strict=True)
+    ]
+    for offsets in itertools.product(*outer):
+        yield sum(offsets) + start, stop - start
 
 
 def from_file(path: Path, expected: Fingerprint, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> LazyArray:
-    """The array stored in C order at byte `offset` of a file.
+    """The array stored in C order at byte `offset` of a file. A part of it is read run by run.
 
     Its `read` raises a `DamagedFileError` if the file's fingerprint is no longer the expected one.
     """
     return LazyArray(shape, dtype, functools.partial(_read, path, expected, offset, shape, dtype))
 
 
-def _read(path: Path, expected: Fingerprint, offset: int, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    buffer = aligned_buffer(math.prod(shape) * dtype.itemsize)
+def _read(
+    path: Path, expected: Fingerprint, offset: int, shape: tuple[int, ...], dtype: np.dtype, index: Index = ()
+) -> np.ndarray:
+    found = shape_of_part(shape, index)
+    buffer = aligned_buffer(math.prod(found) * dtype.itemsize)
+    done = 0
     try:
         with path.open("rb", buffering=0) as file:
-            file.seek(offset)
-            done = 0
-            while done < len(buffer) and (count := file.readinto(buffer.data[done:])):
-                done += count
+            for start, length in runs(shape, index):
+                file.seek(offset + start * dtype.itemsize)
+                end = done + length * dtype.itemsize
+                while done < end and (count := file.readinto(buffer.data[done:end])):
+                    done += count
+                if done < end:
+                    break
             changed = done < len(buffer) or fingerprint(file) != expected
     except OSError as error:
         raise DamagedFileError(f"{path} can no longer be read ({error.strerror}): check the disk.") from None
     if changed:
         raise DamagedFileError(f"{path} was changed while it was read: try again when nothing writes to it.")
-    return buffer.view(dtype).reshape(shape)
+    return buffer.view(dtype).reshape(found)
 
 
 def aligned_buffer(size: int) -> np.ndarray:
@@ -133,12 +193,16 @@ def _in_c_order(matrix: np.ndarray) -> np.ndarray:
 
 
 def equal(one: LazyArray, other: LazyArray) -> bool:
-    """Whether two arrays have the same shape, dtype and bytes."""
+    """Whether two arrays have the same shape, dtype and bytes. They are read in blocks of rows."""
     if one is other:
         return True
-    return (one.shape, one.dtype) == (other.shape, other.dtype) and np.array_equal(
-        bytes_of(one.read()), bytes_of(other.read())
-    )
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    blocks: list[Index] = [()]
+    if one.shape and one.nbytes:
+        step = max(1, _COMPARED * one.shape[0] // one.nbytes)
+        blocks = [(slice(start, start + step),) for start in range(0, one.shape[0], step)]
+    return all(np.array_equal(bytes_of(one.read(block)), bytes_of(other.read(block))) for block in blocks)
 
 
 def widest_float(arrays: Iterable[LazyArray]) -> np.dtype:

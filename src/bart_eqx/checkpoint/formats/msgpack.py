@@ -6,6 +6,7 @@ arrays, which it would copy into memory several times. These are skipped, and re
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgpack
 import numpy as np
 
 from ..errors import CheckpointError, DamagedFileError, UnsupportedCheckpointError
-from .lazy_array import MAX_RANK, LazyArray, aligned_buffer, bytes_of, dtype_named, from_file
+from .lazy_array import MAX_RANK, Index, LazyArray, aligned_buffer, dtype_named, from_file, runs, shape_of_part
 from .nested import check_is_no_train_state, unflatten
 from .regular_file import checked_size, fingerprint
 from .writer import Part
@@ -182,12 +183,18 @@ def _join_chunks(path: str, value: Mapping[str, Any]) -> LazyArray:
     return LazyArray(shape, chunks[0].dtype, functools.partial(_read_chunks, chunks, shape))
 
 
-def _read_chunks(chunks: Sequence[LazyArray], shape: tuple[int, ...]) -> np.ndarray:
-    buffer, done = aligned_buffer(sum(chunk.nbytes for chunk in chunks)), 0
-    for chunk in chunks:
-        buffer[done : done + chunk.nbytes] = bytes_of(chunk.read())
-        done += chunk.nbytes
-    return buffer.view(chunks[0].dtype).reshape(shape)
+def _read_chunks(chunks: Sequence[LazyArray], shape: tuple[int, ...], index: Index = ()) -> np.ndarray:
+    dtype, found = chunks[0].dtype, shape_of_part(shape, index)
+    buffer, done = aligned_buffer(math.prod(found) * dtype.itemsize).view(dtype), 0
+    ends = [*itertools.accumulate(chunk.size for chunk in chunks)]
+    for start, length in runs(shape, index):
+        for chunk, end in zip(chunks, ends, strict=True):
+            first = end - chunk.size
+            low, high = max(start, first), min(start + length, end)
+            if low < high:
+                buffer[done : done + high - low] = chunk.read((slice(low - first, high - first),))
+                done += high - low
+    return buffer.reshape(found)
 
 
 def msgpack_parts(tensors: Mapping[str, LazyArray]) -> Iterator[bytes | Part]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DamagedFileError, UnsupportedCheckpointError
-from .lazy_array import MAX_RANK, LazyArray, dtype_named
+from .lazy_array import MAX_RANK, Index, LazyArray, dtype_named, part_of
 from .regular_file import checked_size
 
 
@@ -49,7 +49,7 @@ def require_torch(file: str) -> None:
 
 
 def read_torch_pickle(path: Path) -> dict[str, LazyArray]:
-    """The arrays of a file by name. Torch has the whole file in memory.
+    """The arrays of a file by name. Torch has the whole file in memory, also where parts are read.
 
     Raises:
         CheckpointError: as `checked_size` does; an `UnsupportedCheckpointError` if torch is missing or too old; a
@@ -91,6 +91,6 @@ def _array(torch: Any, path: Path, name: object, tensor: Any) -> LazyArray:
     return LazyArray(shape, dtype_named(dtype), functools.partial(_read, torch, tensor, shape, dtype_named(dtype)))
 
 
-def _read(torch: Any, tensor: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def _read(torch: Any, tensor: Any, shape: tuple[int, ...], dtype: np.dtype, index: Index = ()) -> np.ndarray:
     content = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()  # as bytes: NumPy has no bfloat16
-    return content.view(dtype).reshape(shape)
+    return part_of(content.view(dtype).reshape(shape), index)
