@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 import bart_eqx
 from bart_eqx.checkpoint.errors import NonFiniteError
+from bart_eqx.checkpoint.write import WEIGHTS
 from bart_eqx.parallel import RULES, make_mesh, shard
 from support import flatten, random_model, write_file
 from test_shard_files import CONFIG, write_index
@@ -72,8 +74,24 @@ def check_errors(folder: Path) -> None:
         raise AssertionError("NaN was accepted")
 
 
+def check_saving(folder: Path) -> None:
+    """The bytes of a model on one device. No copy of an array stays on the host."""
+    model = random_model(bart_eqx.BartForConditionalGeneration, dataclasses.replace(CONFIG, vocab_size=100_000))
+    largest = model.model.shared.weight.nbytes
+    sharded = shard(model, make_mesh(fsdp=4, tensor=2))
+    for to, file in WEIGHTS.items():
+        bart_eqx.save_pretrained(model, folder / "one" / to, to=to)
+        tracemalloc.start()
+        bart_eqx.save_pretrained(sharded, folder / "eight" / to, to=to)
+        stays, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert (folder / "one" / to / file).read_bytes() == (folder / "eight" / to / file).read_bytes()
+        assert stays < largest / 2 and peak < 2 * largest + 2e6, (stays, peak, largest)
+
+
 if __name__ == "__main__":
     assert jax.device_count() == 8
     check_loading(Path(sys.argv[1]))
     check_errors(Path(sys.argv[1]))
+    check_saving(Path(sys.argv[1]))
     print("all the same")

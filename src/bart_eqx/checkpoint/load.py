@@ -1,5 +1,6 @@
 """Loading a model: `from_pretrained` from files, `from_flax` from parameters in memory."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Collection, Mapping
@@ -16,6 +17,7 @@ from ..config import BartConfig
 from ..generation_config import GenerationConfig
 from ..model.language_model import AbstractLanguageModel
 from ..model.signature import one_sentence_errors
+from ..parallel.processes import failing_together
 from ..parallel.shardings import RULES, Rules, shardings
 from .errors import CheckpointError
 from .fill import fill
@@ -125,23 +127,28 @@ def from_pretrained(
             damaged or not supported, or if it does not fit the class and the configuration.
         ValueError: if `dtype` is not a floating-point dtype, or needs 64-bit mode; if `generation_config` is given for
             a class that does not generate; if `rules` are given without a `mesh`.
+        OtherProcessError: if it failed on another process of the mesh.
     """
     if mesh is None and rules is not None:
         raise ValueError("`rules` were given without a `mesh` whose devices the parameters should go to.")
-    model, matched = load(
-        find(source, revision=revision, subfolder=subfolder, prefer=prefer),
-        cls,
-        config=config,
-        generation_config=generation_config,
-        ignore=ignore,
-        dtype=dtype,
-        key=key,
-        ignore_mismatched_sizes=ignore_mismatched_sizes,
-        allow_nonfinite=allow_nonfinite,
-        shardings=None
-        if mesh is None
-        else functools.partial(shardings, mesh=mesh, rules=RULES if rules is None else rules),
-    )
+    together = contextlib.nullcontext()
+    placed = None
+    if mesh is not None:
+        placed = functools.partial(shardings, mesh=mesh, rules=RULES if rules is None else rules)
+        together = failing_together(f"loading {source}") if mesh.is_multi_process else together
+    with together:
+        model, matched = load(
+            find(source, revision=revision, subfolder=subfolder, prefer=prefer),
+            cls,
+            config=config,
+            generation_config=generation_config,
+            ignore=ignore,
+            dtype=dtype,
+            key=key,
+            ignore_mismatched_sizes=ignore_mismatched_sizes,
+            allow_nonfinite=allow_nonfinite,
+            shardings=placed,
+        )
     if matched.initialised:
         logger.warning("%s: not in the checkpoint, and initialised: %s", source, ", ".join(matched.initialised))
     if mismatched := [f"{name} {shapes}" for name, shapes in matched.mismatched.items()]:

@@ -9,6 +9,7 @@ import jax
 import jax.random as jr
 import jax.tree_util as jtu
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from jaxtyping import PRNGKeyArray
 
 from ..model.bart import BartModel
@@ -53,12 +54,14 @@ def parameter_name(path: jtu.KeyPath) -> str:
 
 
 def to_numpy(model: Any) -> dict[str, np.ndarray]:
-    """The parameters of a model on the host, by PyTorch's names and in its layouts."""
-    return {name: np.asarray(leaf) for name, leaf in named_parameters(model).items()}
+    """The parameters of a model on the host, by PyTorch's names and in its layouts. All processes that have a part of
+    the model must call it.
+    """
+    return {name: array.read() for name, array in lazy_parameters(model).items()}
 
 
 def lazy_parameters(model: Any) -> dict[str, LazyArray]:
-    """As `to_numpy`, each copied to the host when it is read."""
+    """As `to_numpy`, each copied to the host when it is read; then all processes must read them, in the same order."""
 
     def lazy(leaf: Any) -> LazyArray:
         return LazyArray(leaf.shape, np.dtype(leaf.dtype), functools.partial(_read, leaf))
@@ -67,7 +70,17 @@ def lazy_parameters(model: Any) -> dict[str, LazyArray]:
 
 
 def _read(leaf: Any, index: Index = ()) -> np.ndarray:
-    return part_of(np.asarray(leaf), index)
+    return part_of(_on_the_host(leaf), index)
+
+
+def _on_the_host(leaf: Any) -> np.ndarray:
+    if not isinstance(leaf, jax.Array):
+        return np.asarray(leaf)
+    if not leaf.is_fully_addressable:
+        return process_allgather(leaf, tiled=True)
+    # JAX keeps the host's copy of an array as long as the array itself: here, of another one in the same memory.
+    parts = [shard.data for shard in leaf.addressable_shards]
+    return np.asarray(jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, parts))
 
 
 def builder(

@@ -6,11 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from .architectures import INT8_METHOD, has_int8
 from .embeddings import with_copies
 from .errors import UnsupportedCheckpointError, VerificationError
 from .formats.lazy_array import LazyArray, widest_float
 from .formats.msgpack import msgpack_parts, read_msgpack
+from .formats.prefetch import Reads, prefetch
 from .formats.safetensors import read_safetensors, safetensors_parts
 from .formats.writer import Part, write_parts
 from .names import to_flax_leaf
@@ -47,7 +50,11 @@ def arrange(tensors: Mapping[str, LazyArray], to: Layout, *, tied: bool) -> dict
 
 
 def write_weights(
-    path: Path, tensors: Mapping[str, LazyArray], to: Layout, progress: Callable[[int], object] = lambda count: None
+    path: Path,
+    tensors: Mapping[str, LazyArray],
+    to: Layout,
+    progress: Callable[[int], object] = lambda count: None,
+    reads: Reads[np.ndarray] = prefetch,
 ) -> str:
     """Write a new file of weights, flush it to the disk, and read it back.
 
@@ -56,6 +63,7 @@ def write_weights(
         tensors: The arrays, as `arrange` returns them.
         to: The layout of the file.
         progress: Called with the number of bytes of each block written.
+        reads: How the arrays are read, in the order of `order_of_reading`.
 
     Returns:
         The BLAKE3 hash of the file, in hexadecimal.
@@ -64,12 +72,17 @@ def write_weights(
         VerificationError: if the file differs from what was written.
         OSError: if it cannot be written.
     """
-    hash_of_file = write_parts(path, _parts(tensors, to), tensors, progress)
+    hash_of_file = write_parts(path, _parts(tensors, to), tensors, progress, reads)
     found = read_msgpack(path) if to == "flax" else read_safetensors(path)
     headers, expected = ({n: (array.shape, array.dtype) for n, array in side.items()} for side in (found, tensors))
     if headers != expected:
         raise VerificationError(f"{path} does not read back as it was written. Please report this.")
     return hash_of_file
+
+
+def order_of_reading(tensors: Mapping[str, LazyArray], to: Layout) -> list[str]:
+    """The names of the arrays in the order in which a file of this layout has them."""
+    return [*dict.fromkeys(part.name for part in _parts(tensors, to) if isinstance(part, Part))]
 
 
 def _parts(tensors: Mapping[str, LazyArray], to: Layout) -> Iterator[bytes | Part]:

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 
 T = TypeVar("T")
+Reads = Callable[[Callable[[str], T], Mapping[str, int]], Iterator[T]]
+"""How several arrays are read: `prefetch`, or a function that calls its argument with one name after the other."""
 _THREADS = 2
 _MAX_BYTES = 2**26  # read and not yet used
 

@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from ..errors import VerificationError
 from .lazy_array import LazyArray, bytes_of
-from .prefetch import prefetch
+from .prefetch import Reads, prefetch
 
 
 _BLOCK = 2**18  # bytes; written, read back and hashed while in the cache (blocks of 16 MiB: three times as slow)
@@ -45,6 +45,7 @@ def write_parts(
     parts: Iterable[bytes | Part],
     tensors: Mapping[str, LazyArray],
     progress: Callable[[int], object] = lambda count: None,
+    reads: Reads[np.ndarray] = prefetch,
 ) -> str:
     """Write a new file, read every block back, and flush the file to the disk.
 
@@ -53,6 +54,7 @@ def write_parts(
         parts: What to write, in order: bytes, or parts of arrays.
         tensors: The arrays. Each is read once, at its first part.
         progress: Called with the number of bytes of each block written.
+        reads: How the arrays are read.
 
     Returns:
         The BLAKE3 hash of the file as it was read back, in hexadecimal.
@@ -66,7 +68,7 @@ def write_parts(
     unsynced = 0
     with path.open("xb", buffering=0) as file, path.open("rb", buffering=0) as again, ThreadPoolExecutor(1) as pool:
         synced = pool.submit(os.fsync, file.fileno())
-        for block in _blocks(list(parts), tensors):
+        for block in _blocks(list(parts), tensors, reads):
             _write_all(file.fileno(), block)
             count = again.readinto(memoryview(found)[: len(block)])
             if count != len(block) or not found.startswith(block):
@@ -82,9 +84,11 @@ def write_parts(
     return hasher.hexdigest()
 
 
-def _blocks(parts: Sequence[bytes | Part], tensors: Mapping[str, LazyArray]) -> Iterator[memoryview]:
+def _blocks(
+    parts: Sequence[bytes | Part], tensors: Mapping[str, LazyArray], reads: Reads[np.ndarray]
+) -> Iterator[memoryview]:
     sizes = {part.name: tensors[part.name].nbytes for part in parts if isinstance(part, Part)}
-    contents = prefetch(lambda name: bytes_of(tensors[name].read()), sizes)
+    contents = reads(lambda name: bytes_of(tensors[name].read()), sizes)
     name, content = "", np.empty(0, np.uint8)
     for part in parts:
         if isinstance(part, Part) and part.name != name:
