@@ -1,10 +1,11 @@
 """Run by `test_processes.py`: one of two processes with four devices each, over which the arrays are divided.
 
-`process_worker.py PORT RANK TASK FOLDER`, with a function of this file as the task.
+`process_worker.py PORT RANK FOLDER TASK`, with a function of this file as the task. `files` starts as Slurm starts it.
 """
 
 import errno
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,17 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 import bart_eqx
 from bart_eqx.checkpoint.errors import NonFiniteError, TargetError
 from bart_eqx.checkpoint.formats import lazy_array, writer
+from bart_eqx.checkpoint.pytree import lazy_parameters
+from bart_eqx.checkpoint.save import save_pretrained
 from bart_eqx.parallel import OtherProcessError, initialize, make_mesh
-from test_processes import HEARTBEAT, parts_of
+from bart_eqx.parallel.mesh import BATCH_AXES
+from bart_eqx.training import Checkpoints, train
+from test_processes import HEARTBEAT, STEPS, a_run, examples, parts_of
 
 
 def raises(rank: int, error: type[Exception], match: str) -> Any:
@@ -69,7 +75,95 @@ def full_disk(descriptor: int, view: memoryview) -> None:
     os.write(descriptor, view)
 
 
+def training(folder: Path, kill_at: int | None = None) -> None:
+    """A run on `fsdp` 8; at `kill_at`, process 1 dies. At its end, what process 0 wrote is there for both."""
+    kind, mesh = folder.name, make_mesh(fsdp=8)
+    step, state = a_run(kind, mesh)
+    places = [leaf.sharding for leaf in jax.tree.leaves(state)]
+    numbers = iter(range(jax.process_index(), 100))  # scores differ, and those of process 0 count
+    records: list[Any] = []
+    outcome = train(
+        step,
+        state,
+        dying(examples(), kill_at) if kill_at and jax.process_index() == 1 else examples(),
+        folder / "run",
+        total_steps=STEPS,
+        save_every=2,
+        evaluate=lambda model: {"score": 0.1 + next(numbers) * (-1) ** jax.process_index()},
+        evaluate_every=3,
+        score="score",
+        save=save_pretrained if kind == "bart" else save_words,
+        on_record=records.append,
+        sharding=NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)),
+    )
+    leaves = jax.tree.leaves(outcome.state)
+    assert all(leaf.sharding.is_equivalent_to(place, leaf.ndim) for leaf, place in zip(leaves, places, strict=True))
+    assert outcome.best_step == STEPS and bool(records) == (jax.process_index() == 0)
+    assert any((folder / "run/model").iterdir())
+    trained = everything(outcome.state)
+    if jax.process_index() == 0:
+        np.savez(folder / "state.npz", **trained)
+
+    # Two by four, where other parts are on other devices.
+    _, other = a_run(kind, make_mesh(data=2, fsdp=4))
+    with Checkpoints(folder / "run/checkpoints") as checkpoints:
+        restored = checkpoints.restore(other)
+    assert restored is not None
+    found = everything(restored.state)
+    assert found.keys() == trained.keys() and all(np.array_equal(found[name], trained[name]) for name in trained)
+
+
+def killed(folder: Path) -> None:
+    training(folder, kill_at=6)
+
+
+def save_words(model: Any, folder: Path) -> None:
+    bias = np.asarray(model.bias)
+    if jax.process_index() == 0:
+        folder.mkdir(exist_ok=True)
+        np.save(folder / "bias.npy", bias)
+
+
+def everything(state: Any) -> dict[str, Any]:
+    return {name: array.read() for name, array in lazy_parameters((state.params, state.opt_state, state.step)).items()}
+
+
+class dying:
+    """Batches, of which one kills the process that asks for it."""
+
+    def __init__(self, data: Any, kill_at: int):
+        self.data, self.kill_at = data, kill_at
+
+    def __iter__(self) -> Any:
+        self.iterator = iter(self.data)
+        return self
+
+    def __next__(self) -> Any:
+        if self.iterator.get_state()["next_index"] >= self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return next(self.iterator)
+
+    def get_state(self) -> Any:
+        return self.iterator.get_state()
+
+    def set_state(self, state: Any) -> None:
+        self.iterator.set_state(state)
+
+
+def on_slurm(port: str, rank: str) -> dict[str, str]:
+    """The variables of a task of a step."""
+    names = dict(SLURM_JOB_ID="1", SLURM_STEP_NODELIST="localhost", SLURM_NTASKS="2", SLURM_LOCALID=rank)
+    return names | dict(SLURM_PROCID=rank, JAX_COORDINATOR_PORT=port)
+
+
 if __name__ == "__main__":
-    initialize(f"127.0.0.1:{sys.argv[1]}", 2, int(sys.argv[2]), heartbeat_timeout=HEARTBEAT)
-    globals()[sys.argv[3]](Path(sys.argv[4]))
+    _, port, rank, folder, *tasks = sys.argv
+    if tasks == ["files"]:
+        os.environ |= on_slurm(port, rank)
+        initialize(heartbeat_timeout=HEARTBEAT)
+    else:
+        initialize(f"127.0.0.1:{port}", 2, int(rank), heartbeat_timeout=HEARTBEAT)
+    assert (jax.process_count(), jax.process_index()) == (2, int(rank))
+    for task in tasks:
+        globals()[task](Path(folder))
     print("all the same")

@@ -6,8 +6,10 @@ them is not known to the others, which would wait for it in the next collective.
 
 import contextlib
 import importlib.util
+import json
 import os
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -127,6 +129,11 @@ def exchange(text: str) -> list[str]:
     padded = np.zeros(max(1, int(sizes.max())), np.uint8)
     padded[: content.size] = content
     return [bytes(row[:size]).decode() for row, size in zip(process_allgather(padded), sizes, strict=True)]
+
+
+def from_first(value: Any) -> Any:
+    """The value of process 0, as JSON has it, on all processes. All must call it."""
+    return value if jax.process_count() == 1 else json.loads(exchange(json.dumps(value))[0])
 
 
 def spans_processes(tree: object) -> bool:

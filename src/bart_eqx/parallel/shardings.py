@@ -62,7 +62,7 @@ def sharding_of(path: jtu.KeyPath, leaf: Any, mesh: Mesh | AbstractMesh, rules: 
 
 def shard(tree: Tree, mesh: Mesh, rules: Rules = RULES) -> Tree:
     """The arrays of `tree` on the devices of `mesh`, as `shardings` says. `generate` and `jax.jit` take them as any."""
-    put = lambda sharding, leaf: leaf if sharding is None else jax.device_put(leaf, sharding)
+    put = lambda sharding, leaf: leaf if sharding is None else placed(leaf, sharding)
     return jax.tree.map(put, shardings(tree, mesh, rules), tree, is_leaf=lambda node: node is None)
 
 
@@ -116,3 +116,14 @@ def _fitted(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMe
 def mesh_axes(entry: Any) -> tuple[str, ...]:
     """The mesh axes in an entry of a `PartitionSpec`."""
     return () if entry is None else entry if isinstance(entry, tuple) else (entry,)
+
+
+def placed(array: Any, sharding: NamedSharding) -> jax.Array:
+    """An array on the devices of a sharding. Of one that each process has as a whole, each puts its part.
+
+    There `jax.device_put` would first compare what the processes have, and it refuses keys.
+    """
+    if sharding.is_fully_addressable or (isinstance(array, jax.Array) and not array.is_fully_addressable):
+        return jax.device_put(array, sharding)
+    whole = array if jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key) else np.asarray(array)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])

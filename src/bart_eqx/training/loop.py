@@ -1,5 +1,6 @@
 """The training loop: steps, measurements, evaluations, checkpoints; it goes on where it was stopped."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -12,6 +13,8 @@ import jax
 import numpy as np
 
 from ..checkpoint.save import save_pretrained
+from ..parallel.processes import exchange, from_first
+from ..parallel.shardings import placed
 from .checkpoints import Checkpoints
 from .metrics_file import MetricsFile
 from .step import Metrics, TrainState, TrainStep
@@ -59,9 +62,11 @@ class _Progress:
 
 
 class _Records:
-    """Writes the record of a step while the next one runs, so that the device need not wait."""
+    """Writes the record of a step while the next one runs, so that the device need not wait; on process 0 only, which
+    has the file.
+    """
 
-    def __init__(self, file: MetricsFile, on_record: Callable[[Mapping[str, Any]], object]):
+    def __init__(self, file: MetricsFile | None, on_record: Callable[[Mapping[str, Any]], object]):
         self._file, self._on_record = file, on_record
         self._waiting: tuple[int, Metrics] | None = None
         self._time = time.perf_counter()
@@ -72,8 +77,7 @@ class _Records:
             self._write_step(*waiting)
 
     def of_evaluation(self, record: Mapping[str, Any]) -> None:
-        self._file.write(record)
-        self._on_record(record)
+        self._write(record)
         self._time = time.perf_counter()
 
     def finish(self) -> None:
@@ -100,8 +104,12 @@ class _Records:
             seconds=now - self._time,
         )
         self._time = now
-        self._file.write(record)
-        self._on_record(record)
+        self._write(record)
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        if self._file is not None:
+            self._file.write(record)
+            self._on_record(record)
 
 
 def train(
@@ -129,6 +137,10 @@ def train(
     In `folder` are `checkpoints/`; `metrics.jsonl`, with a record of each step and each evaluation; and `model/`, the
     model with the best score, or the last one if there is no `evaluate`.
 
+    In a job of several processes, all call this with the same arguments and a folder that all of them see. `evaluate`
+    and `save` are called on all, for arrays to be gathered; process 0 writes and calls `on_record`, and its scores
+    decide.
+
     Args:
         step: From `make_train_step`.
         state: Likewise; it is donated.
@@ -150,7 +162,8 @@ def train(
     Raises:
         ImportError: if the extra `train` is not installed.
         NonFiniteLossError: if a loss or a gradient is NaN or infinite. Nothing is saved after that step.
-        ValueError: if an argument is out of range, or the folder's run had other data, or another model or optimiser.
+        ValueError: if an argument is out of range, or the folder's run had other data, or another model or optimiser;
+            if processes have different data, or each a state of its own.
     """
     for name, value in dict(
         total_steps=total_steps, save_every=save_every, keep=keep, evaluate_every=evaluate_every
@@ -159,9 +172,16 @@ def train(
             raise ValueError(f"`{name}` must be at least 1. Got {value}.")
     if (evaluate is None) != (score is None):
         raise ValueError("`evaluate` and `score`, the name of the score that decides, go together.")
+    if jax.process_count() > 1 and any(leaf.is_fully_addressable for leaf in jax.tree.leaves(state)):
+        raise ValueError(
+            "In a job of several processes, every array of `state` must be on all of them: "
+            "state = bart_eqx.parallel.shard(state, mesh), with a mesh of all devices."
+        )
     folder = Path(folder).expanduser()
     iterator = iter(data)
     progress = _Progress(_digest_of_first(iterator))
+    if len(set(exchange(progress.data))) > 1:
+        raise ValueError("All processes must have the same `data`, in the same order. Their first batches differ.")
     with Checkpoints(folder / "checkpoints", keep=keep) as checkpoints:
         if (restored := checkpoints.restore(state)) is not None:
             if restored.progress["data"] != progress.data:
@@ -169,7 +189,9 @@ def train(
             state, progress = restored.state, _Progress(**restored.progress)
             iterator.set_state(restored.data)
         number = saved = int(state.step)
-        with MetricsFile(folder / "metrics.jsonl", step=number) as file:
+        place = lambda array: placed(array, sharding)
+        writes = jax.process_index() == 0
+        with MetricsFile(folder / "metrics.jsonl", step=number) if writes else contextlib.nullcontext() as file:
             records = _Records(file, on_record)
             stopped = None
             while stopped is None:
@@ -180,14 +202,14 @@ def train(
                 elif (batch := next(iterator, None)) is None:
                     stopped = "data"
                 else:
-                    state, metrics = step(state, batch if sharding is None else jax.device_put(batch, sharding))
+                    state, metrics = step(state, batch if sharding is None else jax.tree.map(place, batch))
                     number += 1
                     records.of_step(number, metrics)
                 at_end = stopped is not None
                 due = number != progress.evaluated and (at_end or number % evaluate_every == 0)
                 if evaluate is not None and score is not None and due:
                     records.finish()
-                    scores = dict(evaluate(step.model(state)))
+                    scores = from_first(dict(evaluate(step.model(state))))
                     if score not in scores:
                         raise ValueError(f"`evaluate` must return {score!r}, which is `score`. Got {[*scores]}.")
                     best = progress.is_best(number, scores[score])
