@@ -117,6 +117,31 @@ def test_early_stopping(tmp_path: Path) -> None:
     assert run(tmp_path, 20, **options).stopped == "patience" and next(scores) == 0.9
 
 
+def test_the_lowest_score_is_the_best(tmp_path: Path) -> None:
+    scores = iter([0.5, 0.7, 0.2])
+    outcome = run(
+        tmp_path, 6, evaluate=lambda model: {"loss": next(scores)}, evaluate_every=2, score="loss",
+        greater_is_better=False,
+    )  # fmt: skip
+    assert (outcome.best_step, outcome.best_score) == (6, 0.2)
+    assert [line["best"] for line in records(tmp_path) if "best" in line] == [True, False, True]
+
+
+def test_an_interrupted_run_saves_and_goes_on(tmp_path: Path) -> None:
+    """Between two checkpoints, without an evaluation or a model of its own."""
+    options: dict[str, Any] = dict(evaluate=bias_score, evaluate_every=3, score="bias")
+    straight = run(tmp_path / "straight", 7, **options)
+    steps: list[Any] = []
+    on_record = lambda record: steps.append(record["step"])
+    outcome = run(tmp_path / "run", 7, interrupted=lambda: len(steps) == 1, on_record=on_record, **options)
+    assert (outcome.stopped, outcome.best_step, int(outcome.state.step)) == ("interrupted", None, 2)
+    assert [path.name for path in (tmp_path / "run/checkpoints").iterdir()] == ["2"]
+    assert not (tmp_path / "run/model").exists()
+    resumed = run(tmp_path / "run", 7, **options)
+    assert eqx.tree_equal(straight.state, resumed.state)
+    assert records(tmp_path / "straight") == records(tmp_path / "run")
+
+
 @pytest.mark.parametrize("step", [1, 8])
 def test_a_loss_that_is_nan(tmp_path: Path, step: int) -> None:
     """The step is named, and no later one is saved."""

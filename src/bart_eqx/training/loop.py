@@ -30,7 +30,7 @@ class Training:
 
     Args:
         state: After the last step.
-        stopped: Why there are no more: `"total_steps"`, `"patience"`, or `"data"`, which have ended.
+        stopped: Why there are no more: `"total_steps"`, `"patience"`, `"data"`, which have ended, or `"interrupted"`.
         best_step: The step of the best evaluation, if there was one.
         best_score: Its score.
     """
@@ -51,10 +51,12 @@ class _Progress:
     best_score: float | None = None
     evaluations_since: int = 0
 
-    def is_best(self, step: int, score: float) -> bool:
+    def is_best(self, step: int, score: float, greater_is_better: bool) -> bool:
         """Count an evaluation. Whether it is the best so far."""
         self.evaluated = step
-        if math.isnan(score) or (self.best_score is not None and score <= self.best_score):
+        best = self.best_score
+        better = best is None or (score > best if greater_is_better else score < best)
+        if math.isnan(score) or not better:
             self.evaluations_since += 1
             return False
         self.best_step, self.best_score, self.evaluations_since = step, score, 0
@@ -124,9 +126,11 @@ def train(
     evaluate: Callable[[Any], Mapping[str, float]] | None = None,
     evaluate_every: int = 1000,
     score: str | None = None,
+    greater_is_better: bool = True,
     patience: int | None = None,
     save: Callable[[Any, Path], object] = save_pretrained,
     on_record: Callable[[Mapping[str, Any]], object] = lambda record: None,
+    interrupted: Callable[[], bool] = lambda: False,
     sharding: Any = None,
 ) -> Training:
     """Train, in a folder. Called again with the same arguments, it goes on from the last checkpoint.
@@ -151,12 +155,14 @@ def train(
         keep: How many checkpoints stay.
         evaluate: Called with the model in inference mode; returns scores.
         evaluate_every: Steps between evaluations.
-        score: Which of the scores decides what is best; the higher, the better.
+        score: Which of the scores decides what is best.
+        greater_is_better: Whether the best is the highest. `False` for a loss.
         patience: Stop after this many evaluations in a row without a better score. `None`: never.
         save: Writes the model: `save(model, folder)`.
         on_record: Called with each record of metrics.jsonl, for a progress bar or a log. Records of steps have `step`,
             `loss` (the mean), `tokens` (what it is the mean of), `gradient_norm`, `learning_rate`, and `seconds` since
             the record before.
+        interrupted: Asked before each step. Once it is true, the run saves a checkpoint and returns: for a signal.
         sharding: Where batches go, a `jax.sharding.NamedSharding` whose first axis, `micro`, is whole.
 
     Raises:
@@ -199,6 +205,8 @@ def train(
                     stopped = "patience"
                 elif number >= total_steps:
                     stopped = "total_steps"
+                elif interrupted():
+                    stopped = "interrupted"
                 elif (batch := next(iterator, None)) is None:
                     stopped = "data"
                 else:
@@ -206,13 +214,14 @@ def train(
                     number += 1
                     records.of_step(number, metrics)
                 at_end = stopped is not None
-                due = number != progress.evaluated and (at_end or number % evaluate_every == 0)
+                finished = at_end and stopped != "interrupted"
+                due = number != progress.evaluated and (finished or number % evaluate_every == 0)
                 if evaluate is not None and score is not None and due:
                     records.finish()
                     scores = from_first(dict(evaluate(step.model(state))))
                     if score not in scores:
                         raise ValueError(f"`evaluate` must return {score!r}, which is `score`. Got {[*scores]}.")
-                    best = progress.is_best(number, scores[score])
+                    best = progress.is_best(number, scores[score], greater_is_better)
                     records.of_evaluation({"step": number, **scores, "best": best})
                     if best:
                         save(step.model(state), folder / "model")
@@ -221,7 +230,7 @@ def train(
                     checkpoints.save(state, iterator.get_state(), dataclasses.asdict(progress))
                     saved = number
             records.finish()
-            if evaluate is None:
+            if evaluate is None and stopped != "interrupted":
                 save(step.model(state), folder / "model")
     return Training(state=state, stopped=stopped, best_step=progress.best_step, best_score=progress.best_score)
 
