@@ -253,7 +253,7 @@ def test_wrong_options(options: list[str], message: str, tmp_path: Path) -> None
 def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="in.jsonl has no records"):
         run(tmp_path, [])
-    with pytest.raises(ValueError, match="in.jsonl: line 2: it is not JSON"):
+    with pytest.raises(ValueError, match="in.jsonl, line 2: it is not JSON"):
         run(tmp_path, [NUMBERS[0], "forty-two"])
     with pytest.raises(ValueError, match=r"records\[1\] has no field 'summary_text'"):
         run(tmp_path, [WRITTEN[0], NUMBERS[1]])

@@ -132,10 +132,12 @@ def test_records_become_examples(tmp_path: Path, tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.txt", "", "must end in .jsonl or .csv. Got a.txt"),
+        ("a.txt", "", "must end in .jsonl, .ndjson or .csv. Got a.txt"),
         ("a.jsonl", '{"text": "a", "summary": "b"}\n{"text"\n', "a.jsonl, line 2: it is not JSON"),
-        ("a.jsonl", "[1]\n", r"a.jsonl, line 1: it must be a JSON object. Got \[1\]"),
+        ("a.jsonl", "[1]\n", "a.jsonl, line 1: it must be a JSON object, and is a list"),
+        ("a.jsonl", '{"text": "a", "text": "b"}\n', "a.jsonl, line 1: it has 'text' twice"),
         ("a.csv", "text,summary\na,b\nc\n", "a.csv, line 3: it must have 2 fields"),
+        ("a.csv", 'text,summary\n"a"b,c\n', "a.csv, line 2: ',' expected after '\"'"),
         (
             "a.jsonl",
             '{"text": "7", "summary": "5"}\n{"text": "a"}\n',

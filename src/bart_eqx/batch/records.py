@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from ..checkpoint.formats.json import strict_json
@@ -97,25 +98,64 @@ def read_records(lines: Iterable[tuple[int, bytes]], format: RecordFormat) -> It
         format: How they are read.
     """
     for number, line in lines:
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
-        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        line = _content(number, line)
         if format.kind == "jsonl" and not line.strip():
             continue
         yield _read(number, line, format)
 
 
+def read_objects(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, one in each line that is not blank.
+
+    Raises:
+        ValueError: if a line is none; the message has its number.
+        OSError: if the file cannot be read.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            line = _content(number, line)
+            if not line.strip():
+                continue
+            try:
+                yield _object(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+
+
+def _content(number: int, line: bytes) -> bytes:
+    """A line without its end, and the first without a byte order mark."""
+    line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+    return line.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _text(line: bytes) -> str:
+    """Raises `ValueError` with the reason if the line is too long, or not UTF-8."""
+    if len(line) > MAX_LINE:
+        raise ValueError(f"it has more than {MAX_LINE:,} bytes")
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        wrong = line[error.start : error.start + 1]
+        raise ValueError(f"it is not UTF-8 (byte {error.start + 1}: {wrong!r})") from None
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """Raises `ValueError` with the reason if the line is no JSON object."""
+    try:
+        fields = strict_json(_text(line))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON ({error.msg} at character {error.pos + 1})") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"it must be a JSON object, and is a {_json_type(fields)}")
+    return fields
+
+
 def _read(number: int, line: bytes, format: RecordFormat) -> Record | UnreadRecord:
     name: str | int = number
     try:
-        if len(line) > MAX_LINE:
-            raise ValueError(f"it has more than {MAX_LINE:,} bytes")
-        text = line.decode()
         if format.kind == "text":
-            return Record(number, number, {next(iter(format.fields)): text}, {"id": number})
-        fields = strict_json(text)
-        if not isinstance(fields, dict):
-            raise ValueError(f"it must be a JSON object, and is a {_json_type(fields)}")
+            return Record(number, number, {next(iter(format.fields)): _text(line)}, {"id": number})
+        fields = _object(line)
         key = format.id_field or "id"
         name = _id(fields, key, number, format)
         inputs = {argument: fields[each.name] for argument, each in format.fields.items() if _has(fields, each)}
@@ -124,13 +164,8 @@ def _read(number: int, line: bytes, format: RecordFormat) -> Record | UnreadReco
         if taken := sorted(carried.keys() & set(format.result_fields)):
             raise ValueError(f"it has a field {taken[0]!r}, which the result would replace: rename it")
         return Record(number, name, inputs, carried)
-    except json.JSONDecodeError as error:
-        reason = f"it is not JSON ({error.msg} at character {error.pos + 1})"
-    except UnicodeDecodeError as error:
-        reason = f"it is not UTF-8 (byte {error.start + 1}: {line[error.start : error.start + 1]!r})"
     except ValueError as error:
-        reason = str(error)
-    return UnreadRecord(number, name, Failure(f"line {number}: {reason}"))
+        return UnreadRecord(number, name, Failure(f"line {number}: {error}"))
 
 
 def _id(fields: Mapping[str, Any], key: str, number: int, format: RecordFormat) -> str | int:

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json as json_library
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ..batch.records import Record, RecordFormat, read_records
+from ..batch.records import read_objects
 from .cache import keep_programs
 from .errors import UsageError
 from .generation_options import SearchOptions, TokenOptions
@@ -73,7 +73,7 @@ def evaluate(
     """
     if (task is None) != (model is None):
         raise UsageError("Give --task and --model together, or neither, where the file has predictions.")
-    records = list(_records(file))
+    records = list(read_objects(file))
     if not records:
         raise ValueError(f"{file} has no records.")
     if task is None or model is None:
@@ -101,14 +101,6 @@ _OPTIONS = dict(
     search="Options of generation are",
     tokens="Options of generation are",
 )
-
-
-def _records(file: Path) -> Iterator[Mapping[str, Any]]:
-    with file.open("rb") as lines:
-        for record in read_records(enumerate(lines, 1), RecordFormat("jsonl", {})):
-            if not isinstance(record, Record):
-                raise ValueError(f"{file}: {record.failure.error}")
-            yield record.carried
 
 
 def _compared(

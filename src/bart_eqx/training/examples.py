@@ -2,12 +2,13 @@
 
 import csv
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from ..batch.records import MAX_LINE, read_objects
 
 
 if TYPE_CHECKING:
@@ -22,34 +23,32 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
     """The records of a file, one after the other.
 
     Args:
-        path: A `.jsonl` file, with a JSON object in each line, or a `.csv` file with a header.
+        path: A `.jsonl` or `.ndjson` file, with a JSON object in each line, or a `.csv` file with a header.
 
     Raises:
         ValueError: if the file is of another kind, or a line is no record; the message has its number.
     """
     path = Path(path)
-    if path.suffix not in (".jsonl", ".csv"):
-        raise ValueError(f"`path` must end in .jsonl or .csv. Got {path.name}.")
+    if path.suffix == ".csv":
+        return _read_rows(path)
+    if path.suffix not in (".jsonl", ".ndjson"):
+        raise ValueError(f"`path` must end in .jsonl, .ndjson or .csv. Got {path.name}.")
+    return read_objects(path)
+
+
+def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    csv.field_size_limit(MAX_LINE)  # that of Python is 131,072
     with path.open(encoding="utf-8-sig", newline="") as file:
-        if path.suffix == ".csv":
-            reader = csv.DictReader(file, strict=True)
+        reader = csv.DictReader(file, strict=True)
+        try:
             for record in reader:
                 if None in record or None in record.values():
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: it must have {len(reader.fieldnames or ())} fields."
-                    )
+                    raise ValueError(f"it must have {len(reader.fieldnames or ())} fields")
                 yield record
-            return
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: it is not JSON ({error}).") from None
-            if not isinstance(record, dict):
-                raise ValueError(f"{path}, line {number}: it must be a JSON object. Got {line.strip():.40}.")
-            yield record
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8 ({error}).") from None
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{path}, line {reader.reader.line_num}: {error}") from None
 
 
 def seq2seq_examples(
