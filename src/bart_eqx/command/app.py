@@ -2,7 +2,7 @@
 
 import sys
 
-from cyclopts import App, CycloptsError, UnknownOptionError
+from cyclopts import App, ArgumentCollection, CycloptsError, UnknownOptionError
 
 from .. import __version__
 from ..process import escape_what_a_terminal_cannot_show
@@ -17,6 +17,15 @@ _EXAMPLES = """Examples:
     echo "There Is No <mask> in Syria" | bart-eqx fill --model bart-base
     bart-eqx COMMAND --help
 """
+_TRAIN_HELP = """Train a model: from a file of examples to a folder that bart_eqx and transformers load.
+
+A run can be stopped at any time. The same command goes on with it, to the same result. In its folder, --output, are
+
+- `model/`: the model with the best score;
+- `metrics.jsonl` and `loss.png`: the loss of each step, and the scores of each evaluation;
+- `settings.yaml`: all options, which another run takes as --config;
+- `checkpoints/`: what it takes to go on.
+"""
 # The module and the function of each command. A module is imported when its command is used.
 _COMMANDS = {
     "summarize": ("generate:summarize", "Summarise texts of any length."),
@@ -27,6 +36,9 @@ _COMMANDS = {
     "answer": ("answer:answer", "Answer questions from texts."),
     "score": ("score:score", "How probable is a target, given a source (BARTScore)."),
     "embed": ("embed:embed", "A vector for each text."),
+    "train seq2seq": ("train:seq2seq", "Summaries, or any other texts from texts."),
+    "train classify": ("train:classify", "Labels of texts, or of pairs of texts; or numbers."),
+    "train denoise": ("train:denoise", "BART's pre-training: restore texts from noise."),
     "evaluate": ("evaluate:evaluate", "How good predictions are: ROUGE, accuracy."),
     "convert": ("convert:convert", "Convert a checkpoint, or verify a converted folder."),
     "info": ("info:info", "What a checkpoint is, without loading it."),
@@ -38,7 +50,8 @@ def build(command: str | None = None) -> App:
     """The application.
 
     Args:
-        command: The one that will run. Its module documents it; of the others no module is imported.
+        command: The one that will run, such as `"fill"` or `"train denoise"`. Its module documents it; of the others no
+            module is imported.
     """
     app = App(
         name="bart-eqx",
@@ -48,8 +61,13 @@ def build(command: str | None = None) -> App:
         version=__version__,
         suppress_keyboard_interrupt=False,
     )
+    train = App(name="train", help=_TRAIN_HELP, help_epilogue="", config=_from_yaml)
+    app.command(train)
     for name, (function, summary) in _COMMANDS.items():
-        app.command(f"{__package__}.{function}", name=name, help=None if name == command else summary, help_epilogue="")
+        *group, own = name.split()
+        parent = train if group else app
+        help = None if name == command else summary
+        parent.command(f"{__package__}.{function}", name=own, help=help, help_epilogue="")
     app.register_install_completion_command(
         help="Install completion of commands and options for your shell.", help_epilogue=""
     )
@@ -69,12 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
     escape_what_a_terminal_cannot_show()
     tokens = sys.argv[1:] if arguments is None else arguments
     try:
-        return (
-            build(next(iter(tokens), None))(
-                tokens, exit_on_error=False, print_error=False, result_action="return_value"
-            )
-            or 0
-        )
+        app = build(_command_of(tokens))
+        return app(tokens, exit_on_error=False, print_error=False, result_action="return_value") or 0
     except CycloptsError as error:
         refusal = None
         if isinstance(error, UnknownOptionError):
@@ -95,8 +109,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _help_of(tokens: list[str]) -> str:
-    command = [token for token in tokens[:1] if token in _COMMANDS]
-    return " ".join(["bart-eqx", *command, "--help"])
+    return " ".join(filter(None, ["bart-eqx", _command_of(tokens), "--help"]))
+
+
+def _command_of(tokens: list[str]) -> str | None:
+    """The name of the command in arguments, of one word or two."""
+    names = (" ".join(tokens[:words]) for words in (2, 1))
+    return next((name for name in names if name in _COMMANDS), None)
+
+
+def _from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    from .train_settings import from_yaml
+
+    from_yaml(app, commands, arguments)
 
 
 def _print(message: str) -> None:

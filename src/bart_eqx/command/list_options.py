@@ -28,7 +28,8 @@ def texts_of(value: str) -> list[str]:
 
 def _convert(strip: bool) -> Any:
     def converter(type_: Any, tokens: Sequence[Token]) -> list[str]:
-        texts = texts_of(tokens[0].value)
+        # One token is the option of a shell; several are the items of a YAML file's list.
+        texts = texts_of(tokens[0].value) if len(tokens) == 1 else [token.value for token in tokens]
         return [text.strip() for text in texts] if strip else texts
 
     return converter

@@ -5,7 +5,7 @@ from ..lazy_beartype import check_signatures_in
 
 check_signatures_in(__name__)
 
-from .batches import batches as batches  # noqa: E402
+from .batches import batches as batches, steps_per_epoch as steps_per_epoch  # noqa: E402
 from .checkpoints import Checkpoints as Checkpoints  # noqa: E402
 from .collate import seq2seq_batch as seq2seq_batch  # noqa: E402
 from .denoising import (  # noqa: E402
@@ -14,7 +14,13 @@ from .denoising import (  # noqa: E402
     span_probabilities as span_probabilities,
 )
 from .distillation import Distillation as Distillation  # noqa: E402
-from .examples import read_records as read_records, seq2seq_examples as seq2seq_examples  # noqa: E402
+from .evaluation import mean_loss as mean_loss  # noqa: E402
+from .examples import (  # noqa: E402
+    classification_examples as classification_examples,
+    label_names as label_names,
+    read_records as read_records,
+    seq2seq_examples as seq2seq_examples,
+)
 from .loop import NonFiniteLossError as NonFiniteLossError, Training as Training, train as train  # noqa: E402
 from .losses import (  # noqa: E402
     cross_entropy as cross_entropy,
@@ -23,10 +29,13 @@ from .losses import (  # noqa: E402
     negative_log_likelihood as negative_log_likelihood,
     token_loss_sum as token_loss_sum,
 )
+from .packing import denoising_examples as denoising_examples, read_documents as read_documents  # noqa: E402
 from .parameters import decay_mask as decay_mask  # noqa: E402
+from .plot import plot_metrics as plot_metrics  # noqa: E402
 from .pseudo_labels import pseudo_labels as pseudo_labels  # noqa: E402
 from .recipes import (  # noqa: E402
     CNN_DM as CNN_DM,
+    MNLI as MNLI,
     PRETRAINING as PRETRAINING,
     RECIPES as RECIPES,
     XSUM as XSUM,

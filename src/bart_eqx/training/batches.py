@@ -71,6 +71,27 @@ def plan_buckets(
     return buckets
 
 
+def steps_per_epoch(
+    examples: Sequence[Example],
+    *,
+    batch_tokens: int,
+    micro: int = 1,
+    max_shapes: int = 8,
+    row_multiple: int = 1,
+    room: int = 0,
+) -> int:
+    """The batches of an epoch. The arguments are those of `batches`."""
+    buckets = plan_buckets(
+        examples,
+        batch_tokens=batch_tokens,
+        micro=micro,
+        max_shapes=max_shapes,
+        row_multiple=row_multiple,
+        room=room,
+    )
+    return sum(-(-len(bucket.examples) // (bucket.rows * micro)) for bucket in buckets)
+
+
 def batches(
     examples: Sequence[Example],
     *,

@@ -2,9 +2,10 @@
 
 import csv
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 Example = Mapping[str, np.ndarray]
 """Arrays without padding: `[tokens]`, or a scalar."""
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""transformers' `problem_type`."""
 _CHUNK = 1000  # records that are tokenised at once
 
 
@@ -91,6 +94,104 @@ def seq2seq_examples(
                 {"input_ids": np.array(one.input_ids, np.int32), "labels": np.array(other.input_ids, np.int32)}
             )
     return examples
+
+
+def label_names(records: Iterable[Mapping[str, Any]], label: str = "label") -> list[str]:
+    """The names of all labels in some records, sorted: for `classification_examples`, and `id2label` of the model.
+
+    Args:
+        records: From `read_records`, or any.
+        label: The field of the label, a string or an integer; or of a list of them.
+
+    Raises:
+        ValueError: if a record lacks the field, or it holds something else; the message has its number, from 1.
+    """
+    names = {name for number, record in enumerate(records, 1) for name in _names(record, label, number)}
+    return sorted(names, key=int) if all(map(str.isdecimal, names)) else sorted(names)
+
+
+def classification_examples(
+    records: Iterable[Mapping[str, Any]],
+    tokenizer: "Tokenizer",
+    *,
+    text: str = "text",
+    pair: str | None = None,
+    label: str = "label",
+    labels: Sequence[str] = (),
+    problem_type: ProblemType = "single_label_classification",
+    max_length: int = 1024,
+) -> list[dict[str, np.ndarray]]:
+    """Texts, or pairs of texts, with their labels: `input_ids` `[src]`, int32, and `labels`.
+
+    `labels` are a scalar, int32, for `single_label_loss`; `[labels]` of 0 and 1, float32, for `multi_label_loss`; or a
+    scalar, float32, for `regression_loss`.
+
+    Args:
+        records: From `read_records`, or any.
+        tokenizer: Of the model.
+        text: The field of the text.
+        pair: The field of the second text, where there are pairs.
+        label: The field of the label: a string or an integer; a list of them for multi-label classification; a number
+            for regression.
+        labels: The names of the classes, in the order of the model's `id2label`: of `label_names`. None for regression.
+        problem_type: What `label` is.
+        max_length: Tokens of a text, or pair, special tokens included. The end of a longer one is dropped.
+
+    Raises:
+        ValueError: if a record lacks a field, or has a label that is not among `labels`, or is of another type; the
+            message has its number, from 1.
+    """
+    if (problem_type == "regression") == bool(labels):
+        raise ValueError("`labels` must name the classes, and none for regression.")
+    index = {name: place for place, name in enumerate(labels)}
+
+    def target(record: Mapping[str, Any], number: int) -> np.ndarray:
+        if problem_type == "regression":
+            return np.array(_number(record, label, number), np.float32)
+        names = _names(record, label, number)
+        if unknown := [name for name in names if name not in index]:
+            raise ValueError(
+                f"Record {number} has the label {unknown[0]!r}, which is none of {', '.join(labels):.200}."
+            )
+        if problem_type == "multi_label_classification":
+            return np.isin(np.arange(len(labels)), [index[name] for name in names]).astype(np.float32)
+        if len(names) != 1:
+            raise ValueError(f"Record {number} must have one label in its field {label!r}. Got {names!r:.100}.")
+        return np.array(index[names[0]], np.int32)
+
+    examples: list[dict[str, np.ndarray]] = []
+    remaining = iter(records)
+    while chunk := list(itertools.islice(remaining, _CHUNK)):
+        first = len(examples) + 1
+        texts = _texts(chunk, text, first)
+        rows = tokenizer.tokenize(texts, None if pair is None else _texts(chunk, pair, first), max_length=max_length)
+        for number, (record, row) in enumerate(zip(chunk, rows, strict=True), first):
+            examples.append({"input_ids": np.array(row.input_ids, np.int32), "labels": target(record, number)})
+    return examples
+
+
+def _names(record: Mapping[str, Any], field: str, number: int) -> list[str]:
+    value = record.get(field)
+    names = value if isinstance(value, list) else [value]
+    if not all(type(name) in (str, int) for name in names):
+        raise ValueError(
+            f"Record {number} must have a label in its field {field!r}, a string or an integer, or a list of them. Got "
+            f"{dict(record)!r:.100}."
+        )
+    return [str(name) for name in names]
+
+
+def _number(record: Mapping[str, Any], field: str, number: int) -> float:
+    value = record.get(field)
+    try:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):  # a string, as CSV has it
+            raise ValueError
+        found = float(value)
+        if not math.isfinite(found):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"Record {number} must have a number in its field {field!r}. Got {value!r:.100}.") from None
+    return found
 
 
 def _texts(records: list[Mapping[str, Any]], field: str, first: int) -> list[str]:

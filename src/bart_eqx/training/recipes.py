@@ -106,5 +106,12 @@ PRETRAINING = Recipe(learning_rate=1e-4, warmup_steps=2000, total_steps=100_000,
 """bart-base from random weights by denoising: transformers' examples/flax/language-modeling/README.md; 8 devices with
 32 rows of 1024 tokens. That recipe trains for three epochs: `total_steps` is yours to set."""
 
-RECIPES: Mapping[str, Recipe] = MappingProxyType({"cnn_dm": CNN_DM, "xsum": XSUM, "pretraining": PRETRAINING})
+MNLI = Recipe(
+    learning_rate=5e-6, warmup_steps=1858, total_steps=30_968, b2=0.98, weight_decay=0.01, batch_tokens=4400, micro=1
+)
+"""bart-large on MNLI: fairseq's examples/bart/README.glue.md. Its batch is 128 pairs, and at most 4,400 tokens."""
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {"cnn_dm": CNN_DM, "xsum": XSUM, "mnli": MNLI, "pretraining": PRETRAINING}
+)
 """By the names of the command line."""

@@ -1,0 +1,245 @@
+"""A training run of the command, whatever its examples are: where it starts, and the loop."""
+
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from ..checkpoint.find import find, find_tokenizer
+from ..checkpoint.formats.json import read_json
+from ..checkpoint.load import from_pretrained
+from ..checkpoint.read import configuration_errors, read_checkpoint
+from ..checkpoint.save import save_pretrained
+from ..checkpoint.write import write_json
+from ..config import BartConfig
+from ..text import Tokenizer
+from ..text.progress import no_progress
+from ..training import (
+    RECIPES,
+    Recipe,
+    batches,
+    make_train_step,
+    mean_loss,
+    plot_metrics,
+    rematerialise,
+    steps_per_epoch,
+    train,
+)
+from .cache import keep_programs
+from .errors import UsageError
+from .train_options import TrainFiles, TrainModel, TrainRecipe, TrainRun
+from .train_progress import TrainProgress
+from .train_settings import keep_settings
+from .train_signals import Interrupt
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What training starts from.
+
+    Args:
+        config: Its configuration.
+        tokenizer: Its tokenizer.
+        weights: The file of its weights; `None` for random ones.
+    """
+
+    config: BartConfig
+    tokenizer: Tokenizer
+    weights: Path | None
+
+    def model(self, cls: Any, *, key: Any, **changes: Any) -> Any:
+        """A model in float32.
+
+        Args:
+            cls: Its class.
+            key: For what is initialised.
+            **changes: Of the configuration.
+        """
+        config = dataclasses.replace(self.config, **changes)
+        if self.weights is None:
+            return cls(config, key=key)
+        return from_pretrained(
+            self.weights,
+            cls,
+            config=config,
+            dtype=jnp.float32,
+            key=key,
+            ignore_mismatched_sizes="num_labels" in changes,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What is trained.
+
+    Args:
+        name: Of the command.
+        settings: Its own options, JSON.
+        examples: Of the training file.
+        validation: Of the validation file, if there is one.
+        batching: Further options of `batches`.
+        loss: Of training.
+        validation_loss: Of evaluations.
+        model: Makes the model to train, from a key and the dropout of the configuration.
+        scores: Of a model on the validation file, beside its loss.
+        score: The one that decides.
+        greater_is_better: Whether the best is the highest.
+        unit: What the loss is the mean of.
+        fields: What config.json of the trained model has in addition.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    examples: Sequence[Any]
+    validation: Sequence[Any] | None
+    loss: Any
+    validation_loss: Any
+    model: Callable[..., Any]
+    score: str
+    greater_is_better: bool
+    unit: str
+    batching: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    scores: Callable[[Any], Mapping[str, float]] = lambda model: {}
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def start_of(options: TrainModel) -> Start:
+    """Find the model. Its weights are not loaded yet.
+
+    Raises:
+        CheckpointError: as `from_pretrained` does.
+    """
+    keep_programs(options.cache_dir)
+    where: dict[str, Any] = dict(revision=options.revision, subfolder=options.subfolder)
+    if options.from_scratch:
+        folder, weights = find_tokenizer(options.model, **where), None
+        with configuration_errors(folder / "config.json"):
+            config = BartConfig.from_dict(read_json(folder / "config.json"))
+    else:
+        found = find(options.model, **where)
+        folder, weights, config = found.folder, found.weights, read_checkpoint(found).config
+    return Start(config, Tokenizer.from_pretrained(folder).for_vocabulary(config.vocab_size), weights)
+
+
+def base_recipe(options: TrainRecipe, default: str, **more: Any) -> Recipe:
+    """The published recipe with the options that were given, but for its steps. `more` are further ones, or `None`."""
+    given = options.given() | {name: value for name, value in more.items() if value is not None}
+    return dataclasses.replace(RECIPES[options.recipe or default], **given)
+
+
+def run_training(
+    task: Task, start: Start, files: TrainFiles, model: TrainModel, recipe: TrainRecipe, run: TrainRun, base: Recipe
+) -> int:
+    """Train until the end, or until a signal.
+
+    Args:
+        task: What is trained.
+        start: Where it starts.
+        files: Options.
+        model: Options.
+        recipe: Options.
+        run: Options.
+        base: The recipe without its steps.
+
+    Returns:
+        The exit status.
+    """
+    if task.validation is None and run.patience is not None:
+        raise UsageError("--patience needs a --validation file.")
+    if not task.examples:
+        raise ValueError(f"{files.train} has no examples.")
+    folder = files.output.expanduser()
+    batching: dict[str, Any] = dict(batch_tokens=base.batch_tokens, max_shapes=recipe.max_shapes, **task.batching)
+    steps = steps_per_epoch(
+        task.examples, micro=base.micro, **{name: value for name, value in batching.items() if name != "transform"}
+    )
+    resolved = recipe.resolve(base, steps)
+    settings = dataclasses.asdict(model) | dataclasses.asdict(run) | dict(task.settings)
+    settings |= dict(recipe=recipe.recipe, max_shapes=recipe.max_shapes, **_numbers(resolved, task.settings))
+    del settings["cache_dir"]
+    keep_settings(folder, task.name, settings, dict(train=files.train, validation=files.validation))
+
+    key = jax.random.key(run.seed)
+    dropout = dict(dropout=resolved.dropout, attention_dropout=resolved.attention_dropout)
+    step, state = make_train_step(
+        task.model(key=jax.random.fold_in(key, 1), **dropout),
+        task.loss,
+        resolved.optimizer(),
+        key=key,
+        compute_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
+        **(dict(view=rematerialise) if model.rematerialise else {}),
+    )
+    batching |= dict(pad_token_id=start.tokenizer.pad_token_id, seed=run.seed)
+    evaluation: dict[str, Any] = {}
+    if task.validation is not None:
+        held_out = batches(task.validation, epochs=1, **batching)
+        evaluation = dict(
+            evaluate=functools.partial(_evaluate, task, held_out),
+            evaluate_every=run.evaluate_every,
+            score=task.score,
+            greater_is_better=task.greater_is_better,
+            patience=run.patience,
+        )
+
+    with Interrupt() as interrupted, TrainProgress(resolved.total_steps, task.unit) as progress:
+
+        def on_record(record: Mapping[str, Any]) -> None:
+            progress.on_record(record)
+            if "loss" not in record:
+                plot_metrics(folder / "metrics.jsonl", folder / "loss.png")
+
+        outcome = train(
+            step,
+            state,
+            batches(task.examples, micro=resolved.micro, **batching),
+            folder,
+            total_steps=resolved.total_steps,
+            save_every=run.save_every,
+            keep=run.keep,
+            save=functools.partial(_save, start.tokenizer, task.fields),
+            on_record=on_record,
+            interrupted=interrupted,
+            **evaluation,
+        )
+    done = int(outcome.state.step)
+    if done:
+        plot_metrics(folder / "metrics.jsonl", folder / "loss.png")
+    if outcome.stopped == "interrupted" and interrupted.received is not None:
+        print(f"interrupted after step {done}: the same command goes on from there.", file=sys.stderr)
+        return 128 + interrupted.received
+    best = ""
+    if outcome.best_step is not None:
+        best = f", the best with {task.score} {outcome.best_score:.4f} at step {outcome.best_step}"
+    stopped = f" (no better score in {run.patience} evaluations)" if outcome.stopped == "patience" else ""
+    print(f"{folder / 'model'}: after {done} steps{stopped}{best}", file=sys.stderr)
+    return 0
+
+
+def _numbers(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe as options."""
+    numbers = dataclasses.asdict(recipe)
+    if "label_smoothing" not in settings:  # an option of other tasks
+        del numbers["label_smoothing"]
+    return numbers | dict(clip_norm=recipe.clip_norm or 0.0)
+
+
+def _evaluate(task: Task, held_out: Any, model: Any) -> dict[str, float]:
+    with no_progress():
+        return {"validation_loss": mean_loss(model, task.validation_loss, held_out), **task.scores(model)}
+
+
+def _save(tokenizer: Tokenizer, fields: Mapping[str, Any], model: eqx.Module, folder: Path) -> None:
+    save_pretrained(model, folder)  # pyright: ignore[reportArgumentType]
+    tokenizer.save_pretrained(folder)
+    if fields:
+        partial = folder / ".config.json.partial"
+        partial.unlink(missing_ok=True)
+        write_json(partial, read_json(folder / "config.json") | dict(fields))
+        os.replace(partial, folder / "config.json")

@@ -1,0 +1,322 @@
+"""The tasks of `bart-eqx train`: the examples, the loss and the scores of each."""
+
+import functools
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import equinox as eqx
+import numpy as np
+
+from ..model.conditional_generation import BartForConditionalGeneration
+from ..model.sequence_classification import BartForSequenceClassification
+from ..text import Classifier, TextGenerator, accuracy, rouge
+from ..training import (
+    Denoiser,
+    DenoisingConfig,
+    classification_examples,
+    denoising_examples,
+    fairseq_label_smoothing,
+    label_names,
+    multi_label_loss,
+    read_documents,
+    read_records,
+    regression_loss,
+    seq2seq_examples,
+    seq2seq_loss,
+    single_label_loss,
+)
+from .errors import UsageError
+from .generation_options import SearchOptions
+from .model_options import check_generation
+from .train_options import TrainFiles, TrainModel, TrainRecipe, TrainRun
+from .train_run import Start, Task, base_recipe, run_training, start_of
+
+
+Item = TypeVar("Item")
+
+
+def train_seq2seq(
+    files: TrainFiles,
+    model: TrainModel,
+    recipe: TrainRecipe,
+    run: TrainRun,
+    search: SearchOptions,
+    *,
+    fields: tuple[str, str],
+    prefix: str | None,
+    lengths: tuple[int | None, int | None],
+    label_smoothing: float | None,
+    score: str,
+) -> int:
+    start = start_of(model)
+    base = base_recipe(recipe, "cnn_dm", label_smoothing=label_smoothing)
+    if prefix is not None:
+        start.tokenizer.prefix = prefix
+    source_length = _length("max_source_length", lengths[0], 1024, start)
+    target_length = _length("max_target_length", lengths[1], 128, start)
+    examples_of = functools.partial(
+        seq2seq_examples,
+        tokenizer=start.tokenizer,
+        source=fields[0],
+        target=fields[1],
+        max_source_length=source_length,
+        max_target_length=target_length,
+    )
+    held_out = _validation(files.validation, run)
+    validation = None if held_out is None else examples_of(held_out)
+    texts, targets = ([record[field] for record in held_out or ()] for field in fields)
+    if targets and score.startswith("rouge"):
+        rouge(targets, targets)  # what it refuses is refused before the first step
+    generation = {"max_length": target_length + 1} | search.given()  # and the start token
+    if "max_new_tokens" in generation:
+        del generation["max_length"]
+
+    def load(**options: Any) -> Any:
+        loaded = start.model(BartForConditionalGeneration, **options)
+        check_generation(TextGenerator(loaded, start.tokenizer), generation)
+        settings = loaded.generation_config.override(**generation)
+        return eqx.tree_at(lambda model: model.generation_config, loaded, settings)
+
+    def scores(model: Any) -> dict[str, float]:
+        if score == "validation_loss":
+            return {}
+        written = [result.generated_text for result in TextGenerator(model, start.tokenizer)(texts)]
+        if score == "accuracy":
+            return {"accuracy": accuracy(written, targets).accuracy.mean}
+        result = rouge(written, targets)
+        return {name: getattr(result, name).fmeasure.mean for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")}
+
+    task = Task(
+        name="seq2seq",
+        settings=dict(
+            field=fields[0],
+            target_field=fields[1],
+            prefix=prefix,
+            max_source_length=source_length,
+            max_target_length=target_length,
+            label_smoothing=base.label_smoothing,
+            score=score,
+            **search.given(),
+        ),
+        examples=examples_of(read_records(files.train)),
+        validation=validation,
+        loss=_smoothed(base.label_smoothing),
+        validation_loss=seq2seq_loss,
+        model=load,
+        scores=scores,
+        score=score,
+        greater_is_better=score != "validation_loss",
+        unit="tokens",
+    )
+    return run_training(task, start, files, model, recipe, run, base)
+
+
+def train_classify(
+    files: TrainFiles,
+    model: TrainModel,
+    recipe: TrainRecipe,
+    run: TrainRun,
+    *,
+    fields: tuple[str, str | None, str],
+    labels: Sequence[str] | None,
+    problem_type: Any,
+    max_length: int | None,
+) -> int:
+    start = start_of(model)
+    base = base_recipe(recipe, "mnli")
+    text, pair, label = fields
+    records = list(read_records(files.train))
+    kind: Any = problem_type or _problem_type(records, label)
+    if kind == "regression":
+        if labels is not None:
+            raise UsageError("--labels are names of classes, and a regression has none.")
+        names: list[str] = []
+    else:
+        names = list(labels) if labels is not None else label_names(records, label)
+    if kind == "single_label_classification" and len(names) < 2:
+        raise ValueError(f"Classes must be at least two. Got {', '.join(names) or 'none'}.")
+    length = _length("max_length", max_length, 1024, start)
+    examples_of = functools.partial(
+        classification_examples,
+        tokenizer=start.tokenizer,
+        text=text,
+        pair=pair,
+        label=label,
+        labels=names,
+        problem_type=kind,
+        max_length=length,
+    )
+    held_out = _validation(files.validation, run)
+    validation = None if held_out is None else examples_of(held_out)
+    texts = [record[text] for record in held_out or ()]
+    pairs = None if pair is None else [record[pair] for record in held_out or ()]
+    golds = [np.atleast_1d(example["labels"]) for example in validation or ()]
+
+    def scores(model: Any) -> dict[str, float]:
+        function = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}.get(kind, "none")
+        results = Classifier(model, start.tokenizer, function_to_apply=function)(texts, pairs)  # pyright: ignore
+        if kind == "single_label_classification":
+            best = [each[0].label for each in results]
+            return {"accuracy": accuracy(best, [names[int(gold[0])] for gold in golds]).accuracy.mean}
+        if kind == "regression":
+            errors = np.array([each[0].score for each in results]) - np.concatenate(golds)
+            return {"mean_squared_error": float(np.mean(np.square(errors)))}
+        held = [{each.label for each in row if each.score > 0.5} for row in results]
+        wanted = [{name for name, holds in zip(names, gold, strict=True) if holds} for gold in golds]
+        both = sum(len(one & other) for one, other in zip(held, wanted, strict=True))
+        return {"micro_f1": 2 * both / (sum(map(len, held)) + sum(map(len, wanted)) or 1)}
+
+    score, loss = {
+        "single_label_classification": ("accuracy", single_label_loss),
+        "multi_label_classification": ("micro_f1", multi_label_loss),
+        "regression": ("mean_squared_error", regression_loss),
+    }[kind]
+    head: dict[str, Any] = dict(num_labels=len(names) or 1, id2label=tuple(names))
+    task = Task(
+        name="classify",
+        settings=dict(
+            field=text, pair_field=pair, label_field=label, labels=names or None, problem_type=kind, max_length=length
+        ),
+        examples=examples_of(records),
+        validation=validation,
+        loss=loss,
+        validation_loss=loss,
+        model=functools.partial(start.model, BartForSequenceClassification, **head),
+        scores=scores,
+        score=score,
+        greater_is_better=kind != "regression",
+        unit="texts",
+        fields={"problem_type": kind},
+    )
+    return run_training(task, start, files, model, recipe, run, base)
+
+
+def train_denoise(
+    files: TrainFiles,
+    model: TrainModel,
+    recipe: TrainRecipe,
+    run: TrainRun,
+    *,
+    field: str,
+    max_length: int | None,
+    label_smoothing: float | None,
+    noise: Mapping[str, Any],
+    full_stop: str,
+) -> int:
+    start = start_of(model)
+    base = base_recipe(recipe, "pretraining", label_smoothing=label_smoothing)
+    room = _room(noise, min(max_length or 512, start.config.max_position_embeddings))
+    length = _length("max_length", max_length, 512, start, room=room)
+    denoiser = _denoiser(start, noise, full_stop, run.seed)
+    examples_of = functools.partial(denoising_examples, tokenizer=start.tokenizer, max_length=length)
+    validation = None
+    if files.validation is not None:
+        validation = _sample(examples_of(_documents(files.validation, field)), run.evaluation_records)
+    task = Task(
+        name="denoise",
+        settings=dict(
+            field=field, max_length=length, label_smoothing=base.label_smoothing, full_stop=full_stop, **noise
+        ),
+        examples=examples_of(_documents(files.train, field)),
+        validation=validation,
+        batching=dict(transform=functools.partial(_noised, denoiser, room), room=room),
+        loss=_smoothed(base.label_smoothing),
+        validation_loss=seq2seq_loss,
+        model=functools.partial(start.model, BartForConditionalGeneration),
+        score="validation_loss",
+        greater_is_better=False,
+        unit="tokens",
+    )
+    return run_training(task, start, files, model, recipe, run, base)
+
+
+def _smoothed(label_smoothing: float) -> Any:
+    if label_smoothing == 0:
+        return seq2seq_loss
+    return functools.partial(
+        seq2seq_loss, token_loss=functools.partial(fairseq_label_smoothing, epsilon=label_smoothing)
+    )
+
+
+def _length(name: str, given: int | None, default: int, start: Start, *, room: int = 0) -> int:
+    positions = start.config.max_position_embeddings - room
+    if given is not None and not 3 <= given <= positions:
+        raise UsageError(
+            f"--{name.replace('_', '-')} must be from 3 to {positions}, for the model's positions. Got {given}."
+        )
+    return min(default, positions) if given is None else given
+
+
+def _sample(items: Iterable[Item], count: int) -> list[Item]:
+    """All, or a fixed sample of them in their order."""
+    items = list(items)
+    if count == 0 or len(items) <= count:
+        return items
+    return [items[index] for index in sorted(random.Random(0).sample(range(len(items)), count))]
+
+
+def _validation(path: Path | None, run: TrainRun) -> list[dict[str, Any]] | None:
+    if path is None:
+        return None
+    records = _sample(read_records(path), run.evaluation_records)
+    if not records:
+        raise ValueError(f"{path} has no records.")
+    return records
+
+
+def _problem_type(records: Sequence[Mapping[str, Any]], label: str) -> str:
+    value = records[0].get(label) if records else None
+    if isinstance(value, list):
+        return "multi_label_classification"
+    return "regression" if isinstance(value, float) else "single_label_classification"
+
+
+def _documents(path: Path, field: str) -> Iterable[str]:
+    if path.suffix == ".txt":
+        return read_documents(path)
+    records = enumerate(read_records(path), 1)
+    return (_document(record, field, number) for number, record in records)
+
+
+def _document(record: Mapping[str, Any], field: str, number: int) -> str:
+    if not isinstance(text := record.get(field), str):
+        raise ValueError(f"Record {number} must have a text in its field {field!r}. Got {dict(record)!r:.100}.")
+    return text
+
+
+def _denoiser(start: Start, noise: Mapping[str, Any], full_stop: str, seed: int) -> Denoiser:
+    tokenizer, config = start.tokenizer, start.config
+    if tokenizer.mask_token_id is None:
+        raise ValueError("The tokenizer has no mask token, which noise is made of.")
+    ids = tokenizer.tokenize([full_stop])[0].parts[0].ids
+    if len(ids) != 1:
+        raise UsageError(f"--full-stop must be one token. {full_stop!r} is {len(ids)} tokens.")
+    settings = DenoisingConfig(
+        **{**noise, "poisson_lambda": noise["poisson_lambda"] or None},
+        vocab_size=config.vocab_size,
+        bos_token_id=config.bos_token_id,
+        eos_token_id=config.eos_token_id,
+        mask_token_id=tokenizer.mask_token_id,
+        full_stop_token_id=ids[0],
+    )
+    return Denoiser(settings, word_starts=tokenizer.word_starts(), seed=seed)
+
+
+def _room(noise: Mapping[str, Any], length: int) -> int:
+    """The tokens that noise may add to a block: twice the insertions that are expected, and eight more."""
+    rate = noise["poisson_lambda"]
+    empty_spans = noise["mask"] * math.exp(-rate) / rate if rate else 0  # of each word
+    return 8 + math.ceil(length * (noise["insert"] + 2 * empty_spans))
+
+
+def _noised(
+    denoiser: Denoiser, room: int, example: dict[str, np.ndarray], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    source, target = denoiser.noise(example["labels"], rng), example["labels"]
+    most = len(target) + room
+    if len(source) > most:  # one text in millions: its end is dropped
+        source = np.append(source[: most - 1], source[-1:])
+    return {"input_ids": source, "labels": target}
