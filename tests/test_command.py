@@ -36,6 +36,7 @@ from text_support import demo_model, demo_tokenizer, tiny
 ROOT = Path(__file__).parents[1]
 _NUMBER = re.compile(r"-?\d+\.\d+(?:e-\d+)?")
 COMMANDS = "summarize generate fill classify zero-shot answer score embed convert info cache".split()
+COMMANDS += ["train seq2seq", "train classify", "train denoise"]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -437,15 +438,16 @@ def test_examples_of_the_docs(run: Run, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_completion_knows_commands_and_options() -> None:
     script = build().generate_completion(prog_name="bart-eqx", shell="bash")
-    for name in (*COMMANDS, "--num-beams", "--beams", "--hypothesis-template", "--clear"):
-        assert name in script
+    for name in (*COMMANDS, "--num-beams", "--beams", "--hypothesis-template", "--clear", "--label-smoothing"):
+        assert name.split()[-1] in script
 
 
 def test_help_needs_no_jax() -> None:
     """Of every command, with an example of its use; and a wrong option is answered at once."""
     program = (
         "import sys\nfrom bart_eqx.command.app import main\n"
-        f"for command in {COMMANDS}:\n    assert main([command, '--help']) == 0\n"
+        f"for command in {COMMANDS}:\n    assert main([*command.split(), '--help']) == 0\n"
+        "assert main(['train', '--help']) == 0\n"
         "assert main(['generate', '7', '-m', 'demo', '--nun-beams', '3']) == 2 == main(['fill', 'x'])\n"
         "assert main(['--help']) == 0 == main(['--version'])\n"
         "assert main(['info', 'demo']) == 0\n"

@@ -35,7 +35,7 @@ def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
 
 
 def keep_settings(folder: Path, task: str, settings: Mapping[str, Any], files: Mapping[str, Path | None]) -> None:
-    """Write the settings of a run into its folder; or compare them, if it has some.
+    """Write the settings of a run into its folder; or compare them, once it has a checkpoint.
 
     In settings.yaml are the options, so that it serves as `--config`. In run.json are the task, and the hashes of the
     files, which may be elsewhere when the run goes on.
@@ -54,9 +54,10 @@ def keep_settings(folder: Path, task: str, settings: Mapping[str, Any], files: M
     settings = json.loads(json.dumps({name: value for name, value in settings.items() if value is not None}))
     given = {name: path.expanduser().resolve() for name, path in files.items() if path is not None}
     run = {"task": task, "blake3": {name: hash_file(path) for name, path in given.items()}}
-    if not (folder / RUN).exists():
-        if folder.exists() and any(path.name != SETTINGS for path in folder.iterdir()):
-            raise ValueError(f"{folder} has other files: train in another folder.")
+    is_run = (folder / RUN).exists()
+    if not is_run and folder.exists() and any(path.name != SETTINGS for path in folder.iterdir()):
+        raise ValueError(f"{folder} has other files: train in another folder.")
+    if not is_run or not any(path.name.isdecimal() for path in folder.glob("checkpoints/*")):
         folder.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {**{name: str(path) for name, path in given.items()}, **settings}
         text = _yaml().safe_dump(options, sort_keys=False, allow_unicode=True)
