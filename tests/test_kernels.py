@@ -18,7 +18,7 @@ from bart_eqx.kernels.attention import DotProduct
 from bart_eqx.kernels.matmul import int8_matmul, matmul, quantize_rows
 from bart_eqx.kernels.rows import row_by_row
 from bart_eqx.kernels.slots import write_slots
-from bart_eqx.kernels.top_k import top_k
+from bart_eqx.kernels.top_k import argmax, top_k
 from bart_eqx.model.cache import KVCache
 from support import random_model, relative_error
 
@@ -118,6 +118,21 @@ class TestEqualsItsReference:
             scores[1, random.integers(n)], scores[2, random.integers(n, size=3)] = np.nan, np.inf
             scores[3, random.integers(n)] = -np.float32(np.nan)
         check_equal(*both(lambda scores: top_k(scores, k), jnp.asarray(scores)), 0)
+
+    @shapes
+    @given(st.data(), st.sampled_from(DTYPES), st.booleans())
+    def test_argmax(self, data: st.DataObject, dtype: Any, nan: bool) -> None:
+        """The first of equal scores; of NaN, of either sign, before infinity; of a row that is all masked."""
+        n = data.draw(st.sampled_from([300, 5003]))
+        random = np.random.default_rng(data.draw(st.integers(0, 99)))
+        scores = random.integers(-9, data.draw(st.sampled_from([-5, 10**4])), (2, 3, n)).astype(np.float64)
+        scores[0, 0], scores[0, 1, 7:] = -np.inf, -np.inf
+        scores[0, 2, random.integers(n, size=2)] = np.inf
+        if nan:
+            scores[1, 0, random.integers(n, size=3)] = np.nan, np.inf, np.inf
+            scores[1, 1, random.integers(n, size=3)] = -np.nan, np.inf, np.nan
+        with jax.enable_x64(dtype == np.float64):
+            check_equal(*both(argmax, jnp.asarray(scores, dtype)), 0)
 
     @ON_ONE_CPU
     @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Integer
 
+from ..kernels.top_k import argmax
 from ..model.cache import DecoderCache
 from ..model.language_model import AbstractLanguageModel
 from ..typing import Array
@@ -84,7 +85,7 @@ def step(
     slots = jnp.arange(drafted.shape[-1])
     at_position = lambda scores, n: apply(processors, scores, jnp.where(slots < n, drafted, -1), n)
     scores = jax.vmap(at_position, (2, 0), 2)(logits, lengths)
-    chosen = jnp.argmax(scores, axis=-1).astype(jnp.int32)
+    chosen = argmax(scores).astype(jnp.int32)
 
     ends = ending.is_eos(chosen)
     ends_so_far = jnp.cumsum(ends, axis=-1, dtype=jnp.int32)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
+from ..kernels.top_k import argmax
 from ..model.cache import DecoderCache
 from ..model.language_model import AbstractLanguageModel
 from ..typing import Array
@@ -42,7 +43,7 @@ class Greedy(AbstractChoice):
     def __call__(
         self, scores: Float[Array, "batch beams vocab"], length: Integer[Array, ""]
     ) -> Integer[Array, "batch beams"]:
-        return jnp.argmax(scores, axis=-1)
+        return argmax(scores)
 
 
 class Draw(AbstractChoice):

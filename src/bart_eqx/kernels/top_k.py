@@ -19,8 +19,7 @@ def top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array, "*rows 
     maxima, and maxima are found in parallel.
     """
     *rows, n = scores.shape
-    # A divisor of `n` where there is one: padding to a multiple would copy all scores.
-    chunk = next((size for size in range(96, 31, -1) if n % size == 0), 64)
+    chunk = _chunk_size(n)
 
     def reference(scores: Array) -> tuple[Array, Array]:
         values, indices = jax.lax.top_k(scores, k)
@@ -39,3 +38,30 @@ def top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array, "*rows 
     if n < 2 * k * chunk:
         return reference(scores)
     return by_platform(reference, scores, cpu=by_chunks, cuda=by_chunks, rocm=by_chunks)
+
+
+@partial(jax.jit, inline=True)
+def argmax(scores: Float[Array, "*rows n"]) -> Integer[Array, "*rows"]:
+    """`jnp.argmax(scores, axis=-1)`, where infinity counts as the largest finite number.
+
+    XLA on CPU compares values and indices one by one. There, only the chunk with the largest maximum is searched so.
+    """
+    *rows, n = scores.shape
+    chunk = _chunk_size(n)
+    reference = lambda scores: jnp.argmax(scores, axis=-1)
+
+    def by_chunks(scores: Array) -> Array:
+        chunks = jnp.pad(scores, [*[(0, 0)] * len(rows), (0, -n % chunk)], constant_values=-jnp.inf)
+        chunks = chunks.reshape(*rows, -1, chunk)
+        # XLA's maximum may leave NaN out, and NaN comes before infinity.
+        ordered = jnp.where(jnp.isnan(chunks), jnp.inf, jnp.minimum(chunks, jnp.finfo(scores.dtype).max))
+        first = reference(jnp.max(ordered, axis=-1))
+        within = jnp.take_along_axis(chunks, first[..., None, None], axis=-2)[..., 0, :]
+        return first * chunk + reference(within)
+
+    return reference(scores) if n < 2 * chunk else by_platform(reference, scores, cpu=by_chunks)
+
+
+def _chunk_size(n: int) -> int:
+    """A divisor of `n` where there is one: padding to a multiple would copy all scores."""
+    return next((size for size in range(96, 31, -1) if n % size == 0), 64)
