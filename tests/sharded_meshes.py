@@ -1,8 +1,8 @@
 """Run by `test_parallel.py`, in processes of their own, for devices are counted when JAX starts.
 
-`sharded_meshes.py` uses all 8 devices of one process, `sharded_meshes.py every` more meshes and dtypes than CI has time
-for; `sharded_meshes.py PORT RANK` is one of two processes that have 4 devices each, so that no process sees all of an
-array.
+`sharded_meshes.py` uses all 8 devices of one process; `sharded_meshes.py every` trains on all meshes, and on more of
+them, for which CI has no time; `sharded_meshes.py PORT RANK` is one of two processes that have 4 devices each, so that
+no process sees all of an array.
 """
 
 import math
@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 import bart_eqx
-from bart_eqx.parallel import gathered, make_mesh, shard, shard_batch
+from bart_eqx.parallel import gathered, make_mesh, shard, shard_batch, shardings
 from bart_eqx.training import Checkpoints, make_train_step, rematerialise, seq2seq_loss
 from bart_eqx.training.step import _compiled as compiled_step
 from benchmarks.collectives import bytes_moved
@@ -27,10 +27,11 @@ from support import configured, random_model, relative_error
 from training_support import in_micro_batches, ragged_batch
 
 
-# No power of two divides the vocabulary, like BART's. In training mode, dropout is on.
+# No power of two divides the vocabulary, like BART's. One rate of dropout is left, that of attention, which `tensor`
+# divides: the others take long to compile.
 CONFIG = configured(
     "unequal", d_model=64, vocab_size=1025, encoder_attention_heads=4, decoder_attention_heads=4,
-    encoder_ffn_dim=768, decoder_ffn_dim=768, decoder_layers=1,
+    encoder_ffn_dim=768, decoder_ffn_dim=768, decoder_layers=1, dropout=0.0, activation_dropout=0.0,
 )  # fmt: skip
 MESHES: dict[str, dict[str, Any]] = {
     "data 8": dict(data=8),
@@ -46,7 +47,7 @@ MORE: dict[str, dict[str, Any]] = {
 }
 STEPS = 10
 IDS = np.random.default_rng(0).integers(4, 1025, (16, 9)).astype(np.int32)
-BATCH = in_micro_batches(ragged_batch(16, vocab=1025), 2)
+BATCH = in_micro_batches(ragged_batch(32, src=20, tgt=15, vocab=1025), 2)
 
 
 class Trained(NamedTuple):
@@ -85,7 +86,7 @@ def error(ours: jax.Array, wanted: Any) -> float:
 def check_generation(model: Any, meshes: dict[str, Any], streams: tuple[str, ...]) -> None:
     """Logits and tokens of one device, and the rows stay on theirs."""
     wanted = {name: np.asarray(array) for name, array in searched(model, IDS).items()}
-    assert len({tuple(row) for row in wanted["greedy"].tolist()}) == len(IDS)
+    assert len({tuple(row) for row in wanted["greedy"].tolist()}) >= 8
     for name, axes in meshes.items():
         mesh = make_mesh(**axes)
         view, ids = gathered(shard(model, mesh), mesh), shard_batch(IDS, mesh)
@@ -141,23 +142,28 @@ def check_training(model: Any, meshes: dict[str, Any]) -> None:
             if axes.get("tensor"):  # the token table is never whole
                 assert f"f32[{CONFIG.vocab_size},{CONFIG.d_model}]" not in program.as_text()
         if again and jax.process_count() == 1:
-            check_checkpoint(model, found.state)
+            check_checkpoint(found.state)
 
 
-def check_checkpoint(model: Any, state: Any) -> None:
+def check_checkpoint(state: Any) -> None:
     """Of one mesh, restored on another and on one device: every bit, in its place there."""
     bits = lambda x: np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
     with tempfile.TemporaryDirectory() as folder:
         with Checkpoints(folder) as checkpoints:
             checkpoints.save(state, {}, {})
-        for mesh in (None, make_mesh(data=2, fsdp=4), make_mesh(fsdp=4, tensor=2)):
-            _, like = make_train_step(model, seq2seq_loss, optax.adam(1e-2), key=jax.random.key(2), mesh=mesh)
+        one_device = jax.tree.map(lambda _: jax.sharding.SingleDeviceSharding(jax.devices()[0]), state)
+        for places in (
+            one_device,
+            shardings(state, make_mesh(data=2, fsdp=4)),
+            shardings(state, make_mesh(fsdp=4, tensor=2)),
+        ):
+            like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, places)
             with Checkpoints(folder) as checkpoints:
                 restored = checkpoints.restore(like)
             assert restored is not None
-            for found, saved, place in zip(*map(jax.tree.leaves, (restored.state, state, like)), strict=True):
+            for found, saved, place in zip(*map(jax.tree.leaves, (restored.state, state, places)), strict=True):
                 assert np.array_equal(bits(found), bits(saved))
-                assert found.sharding.is_equivalent_to(place.sharding, found.ndim)
+                assert found.sharding.is_equivalent_to(place, found.ndim)
     print("a checkpoint of fsdp 8: restored", flush=True)
 
 
@@ -192,21 +198,27 @@ def check_wrong_rows(mesh: Mesh) -> None:
         raise AssertionError("nothing was raised")
 
 
+def chosen(*names: str) -> dict[str, Any]:
+    return {name: MESHES[name] for name in names}
+
+
 def main(arguments: list[str]) -> None:
     if len(arguments) == 2:
         jax.distributed.initialize(f"127.0.0.1:{arguments[0]}", 2, int(arguments[1]))
     assert jax.device_count() == 8
     model = a_model()
-    every = MESHES | MORE if arguments == ["every"] else MESHES
-    check_training(model, every)
     if jax.process_count() == 2:
-        check_generation(model, every, streams=("fsdp 4, tensor 2",))
+        check_training(model, chosen("data 8", "data 2, fsdp 4"))
+        check_generation(model, chosen("fsdp 8", "fsdp 4, tensor 2"), streams=("fsdp 4, tensor 2",))
         given_parts()
+    elif arguments == ["every"]:
+        check_training(model, MESHES | MORE)
+        check_generation(model, MORE, streams=tuple(MORE))
+        check_other_weights(model, MESHES | MORE)
     else:
-        check_generation(model, every, streams=("fsdp 8", "fsdp 4, tensor 2"))
-        check_other_weights(
-            model, every if arguments else {name: MESHES[name] for name in ("fsdp 8", "fsdp 4, tensor 2")}
-        )
+        check_training(model, chosen("fsdp 8", "fsdp 4, tensor 2"))
+        check_generation(model, MESHES, streams=("fsdp 8", "fsdp 4, tensor 2"))
+        check_other_weights(model, chosen("fsdp 8", "fsdp 4, tensor 2"))
         check_wrong_rows(make_mesh(fsdp=8))
     print("all the same")
 
