@@ -92,9 +92,7 @@ def shard_batch(tree: Tree, mesh: Mesh, *, axis: int = 0) -> Tree:
                 f"`data` and `fsdp`, {devices} devices together, must divide the rows of a batch. Got {rows} in "
                 f"{list(np.shape(leaf))}: pad the batch, or give `training.batches` row_multiple={devices}."
             )
-        if isinstance(leaf, np.ndarray):  # `device_put` would compare what the processes have, at every call
-            return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
-        return jax.device_put(leaf, sharding)
+        return placed(leaf, sharding)
 
     return jax.tree.map(put, tree)
 
