@@ -11,6 +11,7 @@ import pytest
 from jax.tree_util import keystr, tree_leaves_with_path
 
 import bart_eqx
+from bart_eqx.parallel import make_mesh
 from bart_eqx.training import CNN_DM, RECIPES, XSUM, Recipe, decay_mask, make_train_step, seq2seq_loss
 from support import CLASSES, configured, precision, random_model
 from training_support import BagOfWords, in_micro_batches, ragged_batch, word_loss
@@ -161,6 +162,18 @@ def test_decay(cls: Any) -> None:
     arrays = {name for name, x in shapes.items() if isinstance(x, jax.ShapeDtypeStruct)}
     decaying = {name for name in arrays if found[name]}
     assert decaying == {name for name in arrays if name.endswith("weight") and "norm" not in name} and decaying < arrays
+
+
+def test_a_mesh() -> None:
+    """Of one device: the numbers of none, and all of the state is on it. `sharded_meshes.py` has eight devices."""
+    mesh = make_mesh(devices=jax.devices()[:1])
+    (step, state), (other, on_mesh) = start(trainable=NAMED), start(trainable=NAMED, mesh=mesh)
+    for _ in range(2):
+        state, wanted = step(state, in_micro_batches(BATCH, 2))
+        on_mesh, metrics = other(on_mesh, in_micro_batches(BATCH, 2))
+        assert np.isclose(metrics.loss, wanted.loss, rtol=1e-6)
+    arrays = jax.tree.leaves((on_mesh, eqx.filter(other.rest, eqx.is_array)))
+    assert len(arrays) >= 4 and all(array.sharding.mesh == mesh for array in arrays)
 
 
 def test_bfloat16_over_float32() -> None:
