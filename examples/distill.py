@@ -45,7 +45,8 @@ def distill(
     recipe = Recipe(1e-3, warmup_steps=steps // 20, total_steps=steps, weight_decay=0.01, clip_norm=1.0)
     loss = Distillation(teacher, decoder_layers=layers)
     step, state = make_train_step(student, loss, recipe.optimizer(), key=jax.random.key(0))
-    examples = seq2seq_examples(pairs, tokenizer, max_source_length=teacher.config.max_position_embeddings)
+    longest = teacher.config.max_position_embeddings
+    examples = seq2seq_examples(pairs, tokenizer, max_source_length=longest, max_target_length=min(longest, 128))
     data = batches(examples, batch_tokens=1024, pad_token_id=tokenizer.pad_token_id, seed=0, max_shapes=2)
 
     def agreement(model: bart_eqx.BartForConditionalGeneration) -> dict[str, float]:

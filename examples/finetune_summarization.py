@@ -65,7 +65,8 @@ def finetune(
     token_loss = functools.partial(fairseq_label_smoothing, epsilon=0.1)
     loss = functools.partial(seq2seq_loss, token_loss=token_loss)
     step, state = make_train_step(model, loss, recipe.optimizer(), key=jax.random.key(0))
-    examples = seq2seq_examples(pairs, tokenizer, max_source_length=model.config.max_position_embeddings)
+    longest = model.config.max_position_embeddings
+    examples = seq2seq_examples(pairs, tokenizer, max_source_length=longest, max_target_length=min(longest, 128))
     data = batches(examples, batch_tokens=1024, pad_token_id=tokenizer.pad_token_id, seed=0, max_shapes=2)
 
     def scores(model: bart_eqx.BartForConditionalGeneration) -> dict[str, float]:

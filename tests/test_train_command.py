@@ -27,9 +27,9 @@ from text_support import demo_tokenizer, tiny
 ROOT = Path(__file__).parents[1]
 Train = Callable[..., tuple[int, str]]
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-SMALL = "--batch-tokens 64 --micro 1 --max-shapes 1 --learning-rate 1e-2 --seed 3".split()
-SEQ2SEQ = ("seq2seq", *SMALL, "--total-steps", "6", "--save-every", "4", "--evaluate-every", "3", "--score", "rouge1",
-           "--num-beams", "1", "--max-length", "6")  # fmt: skip
+SMALL = "--batch-tokens 64 --micro 1 --max-shapes 1 --seed 3".split()
+STEPS = "--total-steps 6 --save-every 4 --evaluate-every 3 --learning-rate 1e-2".split()
+SEQ2SEQ = ("seq2seq", *SMALL, *STEPS, "--score", "rouge1", "--num-beams", "1", "--max-length", "6")
 
 
 @pytest.fixture(scope="module")
@@ -136,30 +136,18 @@ def test_all_settings_are_written(straight: Path) -> None:
 
 
 def test_a_run_goes_on(straight: Path, files: Path, seq2seq: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After Ctrl-C where it was, though no checkpoint was due; after a kill, from the last checkpoint."""
-    on_record = TrainProgress.on_record
+    """After Ctrl-C where it was, though no checkpoint was due. (`test_train_loop.py` has kills.)"""
 
-    def at(step: int, act: Callable[[], None]) -> None:
-        def acting(self: TrainProgress, record: Mapping[str, Any]) -> None:
-            on_record(self, record)
-            if record["step"] == step:
-                act()
-
-        monkeypatch.setattr(TrainProgress, "on_record", acting)
-
-    def kill() -> None:
-        raise ZeroDivisionError
+    def interrupt(self: TrainProgress, record: Mapping[str, Any]) -> None:
+        if record["step"] == 1:  # which is recorded while the next one runs
+            signal.raise_signal(signal.SIGINT)
 
     keep_settings(files / "stopped", "seq2seq", {"keep": 9}, {})  # a run without a checkpoint binds nobody
-    at(1, lambda: signal.raise_signal(signal.SIGINT))
-    status, err = seq2seq("stopped")
-    assert status == 130 and "interrupted after step 2: the same command goes on from there.\n" in err
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainProgress, "on_record", interrupt)
+        status, err = seq2seq("stopped")
+    assert status == 130 and err == "interrupted after step 2: the same command goes on from there.\n"
     assert [path.name for path in (files / "stopped/checkpoints").iterdir()] == ["2"]
-    at(5, kill)
-    with pytest.raises(ZeroDivisionError):
-        seq2seq("stopped")
-    assert [path.name for path in (files / "stopped/checkpoints").iterdir()] == ["4"]
-    at(7, kill)
     assert seq2seq("stopped")[0] == 0
     assert records(files / "stopped") == records(straight)
     for name in ("model.safetensors", "config.json"):
@@ -221,8 +209,8 @@ def test_settings_from_a_file(straight: Path, files: Path, train: Train) -> None
     "label, labels, problem_type, function, score",
     [
         ("parity", ["odd", "even"], "single_label_classification", "softmax", "accuracy"),
-        ("parts", DIGITS, "multi_label_classification", "sigmoid", "micro_f1"),
-        ("size", None, "regression", "none", "mean_squared_error"),
+        pytest.param(*("parts", DIGITS, "multi_label_classification", "sigmoid", "micro_f1"), marks=pytest.mark.slow),
+        pytest.param(*("size", None, "regression", "none", "mean_squared_error"), marks=pytest.mark.slow),
     ],
 )
 def test_classes(
@@ -264,8 +252,7 @@ def test_denoising_stops_early(files: Path, train: Train) -> None:
     assert status == 0 and "after 3 steps (no better score in 2 evaluations), the best with validation_loss" in err
     losses = [line["validation_loss"] for line in records(files / "denoised") if "loss" not in line]
     assert len(losses) == 3 and losses[0] == losses[1] == losses[2] > 0
-    filler = MaskFiller.from_pretrained(files / "denoised/model")
-    assert len(filler("two <mask>", top_k=2)) == 2
+    MaskFiller.from_pretrained(files / "denoised/model")
 
 
 def test_a_terminal_has_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,7 +339,7 @@ def test_commands_of_the_docs(files: Path, monkeypatch: pytest.MonkeyPatch) -> N
     (Path("run.yaml")).write_text(re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)[0])
     texts = [page, (ROOT / "README.md").read_text(), (ROOT / "src/bart_eqx/command/train.py").read_text()]
     found = [match for text in texts for match in re.findall(r"bart-eqx (train (?:[^`\n\\]|\\?\n(?= *-))+)", text)]
-    commands = [shlex.split(" ".join(command.replace("\\", " ").split())) for command in found]
+    commands = [shlex.split(" ".join(command.replace("\\", " ").split()), comments=True) for command in found]
     commands = [command for command in commands if "--train" in command or "--config" in command]
     assert len(commands) >= 10
     for command in commands:

@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 
 from bart_eqx.text import Tokenizer
-from bart_eqx.training import batches, read_records, seq2seq_examples
+from bart_eqx.training import (
+    batches,
+    classification_examples,
+    denoising_examples,
+    label_names,
+    mean_loss,
+    read_documents,
+    read_records,
+    seq2seq_examples,
+    steps_per_epoch,
+)
 from bart_eqx.training.batches import plan_buckets
-from training_support import ragged_examples
+from training_support import BagOfWords, ragged_examples, word_loss
 
 
 EXAMPLES: list[dict[str, Any]] = [
@@ -106,6 +116,27 @@ def test_noise_that_adds_tokens() -> None:
     assert max(batch["input_ids"].shape[-1] for batch in epoch_of(transform=longer, room=3)) == 33
 
 
+@pytest.mark.parametrize("options", [dict(micro=1, max_shapes=1), dict(micro=3, max_shapes=4), dict(room=5)])
+def test_the_steps_of_an_epoch(options: dict[str, Any]) -> None:
+    own = dict(batch_tokens=64, micro=2) | options
+    assert steps_per_epoch(EXAMPLES, **own) == len(epoch_of(**options))
+
+
+def test_the_loss_on_held_out_examples() -> None:
+    """It is divided once, by the labels of all batches, and is the same however they are batched."""
+    examples = ragged_examples(30)
+    model = BagOfWords()
+    options: dict[str, Any] = dict(pad_token_id=1, seed=0, epochs=1, max_shapes=1)
+    one, other = (
+        mean_loss(model, word_loss, batches(examples, batch_tokens=tokens, micro=micro, **options))
+        for tokens, micro in ((128, 1), (256, 2))
+    )
+    losses = [mean_loss(model, word_loss, batches([e], batch_tokens=64, **options)) for e in examples[:1]]
+    assert one == pytest.approx(other, rel=1e-6) and losses[0] != pytest.approx(one, rel=1e-3)
+    with pytest.raises(ValueError, match="must have a label that counts"):
+        mean_loss(model, word_loss, [])
+
+
 def test_no_examples() -> None:
     with pytest.raises(ValueError, match="must not be empty"):
         batches([], **OPTIONS)
@@ -150,3 +181,64 @@ def test_wrong_records(tmp_path: Path, tokenizer: Tokenizer, name: str, content:
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=message):
         seq2seq_examples(read_records(tmp_path / name), tokenizer)
+
+
+def test_labels_become_examples(tokenizer: Tokenizer) -> None:
+    records = [
+        {"text": "7", "pair": "5", "label": "b", "many": ["a", "c"], "size": 0.5},
+        {"text": "2 5 9", "pair": "1", "label": "a", "many": [], "size": "2"},
+    ]
+    names = label_names(records, "many")
+    assert names == ["a", "c"] and label_names([{"label": 10}, {"label": "9"}]) == ["9", "10"]
+    options: dict[str, Any] = dict(pair="pair", max_length=6)
+    single = classification_examples(records, tokenizer, labels=label_names(records), **options)
+    assert [int(example["labels"]) for example in single] == [1, 0] and single[0]["labels"].dtype == np.int32
+    wanted = tokenizer.tokenize(["7", "2 5 9"], ["5", "1"], max_length=6)
+    assert [example["input_ids"].tolist() for example in single] == [row.input_ids for row in wanted]
+    multi = classification_examples(
+        records, tokenizer, label="many", labels=names, problem_type="multi_label_classification"
+    )
+    assert [example["labels"].tolist() for example in multi] == [[1, 1], [0, 0]]
+    regression = classification_examples(records, tokenizer, label="size", problem_type="regression")
+    assert [example["labels"].tolist() for example in regression] == [0.5, 2.0]
+    assert {example["labels"].dtype for example in multi + regression} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize(
+    "record, options, message",
+    [
+        ({"text": "7"}, {}, "Record 1 must have a label in its field 'label'"),
+        ({"text": "7", "label": 0.5}, {}, "Record 1 must have a label in its field 'label'"),
+        ({"text": "7", "label": "b"}, {}, "Record 1 has the label 'b', which is none of a"),
+        ({"text": "7", "label": ["a", "a"]}, {}, "Record 1 must have one label in its field 'label'"),
+        ({"label": "a"}, {}, "Record 1 must have a text in its field 'text'"),
+        ({"text": "7", "label": "a"}, dict(labels=[], problem_type="regression"), "must have a number in its field"),
+        ({"text": "7", "label": True}, dict(labels=[], problem_type="regression"), "must have a number in its field"),
+        ({"text": "7", "label": "inf"}, dict(labels=[], problem_type="regression"), "must have a number in its field"),
+        ({"text": "7", "label": "a"}, dict(labels=[]), "`labels` must name the classes"),
+    ],
+)
+def test_wrong_labels(tokenizer: Tokenizer, record: Any, options: Any, message: str) -> None:
+    arguments = dict(labels=["a"]) | options
+    with pytest.raises(ValueError, match=message):
+        classification_examples([record], tokenizer, **arguments)
+
+
+def test_documents_become_blocks(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    """Of whole lines of one document, as many as fit; a line that does not fit is cut, and nothing is lost."""
+    (tmp_path / "a.txt").write_text("\ufeff1 2\n3\n\n \n4\n5 6 7 8 9 1 2 3\n4\n")
+    documents = list(read_documents(tmp_path / "a.txt"))
+    assert documents == ["1 2\n3\n", "4\n5 6 7 8 9 1 2 3\n4\n"]
+    blocks = denoising_examples(documents, tokenizer, max_length=9)
+    assert all((block["input_ids"] == block["labels"]).all() for block in blocks)
+    ids = [block["labels"].tolist() for block in blocks]
+    assert all(len(block) <= 9 and block[0] == 0 and block[-1] == 2 for block in ids)
+    assert [tokenizer.decode(block) for block in ids[:2]] == ["1 2 3", "4"]
+    whole = tokenizer("4 5 6 7 8 9 1 2 3 4").input_ids.tolist()
+    assert [0, *(token for block in ids[1:] for token in block[1:-1]), 2] == whole
+    assert [len(block) for block in ids[2:-1]] == [9] * (len(ids) - 3) and len(ids) > 4
+    with pytest.raises(ValueError, match="must be more than 2, the special tokens"):
+        denoising_examples(documents, tokenizer, max_length=2)
+    (tmp_path / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="a.txt is not UTF-8"):
+        list(read_documents(tmp_path / "a.txt"))

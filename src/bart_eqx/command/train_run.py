@@ -19,6 +19,7 @@ from ..checkpoint.read import configuration_errors, read_checkpoint
 from ..checkpoint.save import save_pretrained
 from ..checkpoint.write import write_json
 from ..config import BartConfig
+from ..process import exit_on_interrupt
 from ..text import Tokenizer
 from ..text.progress import no_progress
 from ..training import (
@@ -116,6 +117,7 @@ def start_of(options: TrainModel) -> Start:
     Raises:
         CheckpointError: as `from_pretrained` does.
     """
+    exit_on_interrupt("interrupted before the first step.")
     keep_programs(options.cache_dir)
     where: dict[str, Any] = dict(revision=options.revision, subfolder=options.subfolder)
     if options.from_scratch:
@@ -209,7 +211,7 @@ def run_training(
             **evaluation,
         )
     done = int(outcome.state.step)
-    if done:
+    if done and task.validation is None:
         plot_metrics(folder / "metrics.jsonl", folder / "loss.png")
     if outcome.stopped == "interrupted" and interrupted.received is not None:
         print(f"interrupted after step {done}: the same command goes on from there.", file=sys.stderr)

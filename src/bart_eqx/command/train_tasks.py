@@ -13,6 +13,7 @@ import numpy as np
 from ..model.conditional_generation import BartForConditionalGeneration
 from ..model.sequence_classification import BartForSequenceClassification
 from ..text import Classifier, TextGenerator, accuracy, rouge
+from ..text.evaluation import column
 from ..training import (
     Denoiser,
     DenoisingConfig,
@@ -51,6 +52,7 @@ def train_seq2seq(
     label_smoothing: float | None,
     score: str,
 ) -> int:
+    """`bart-eqx train seq2seq`. The arguments are the options of the command. Returns the exit status."""
     start = start_of(model)
     base = base_recipe(recipe, "cnn_dm", label_smoothing=label_smoothing)
     if prefix is not None:
@@ -125,6 +127,7 @@ def train_classify(
     problem_type: Any,
     max_length: int | None,
 ) -> int:
+    """`bart-eqx train classify`. The arguments are the options of the command. Returns the exit status."""
     start = start_of(model)
     base = base_recipe(recipe, "mnli")
     text, pair, label = fields
@@ -206,6 +209,7 @@ def train_denoise(
     noise: Mapping[str, Any],
     full_stop: str,
 ) -> int:
+    """`bart-eqx train denoise`. The arguments are the options of the command. Returns the exit status."""
     start = start_of(model)
     base = base_recipe(recipe, "pretraining", label_smoothing=label_smoothing)
     room = _room(noise, min(max_length or 512, start.config.max_position_embeddings))
@@ -277,14 +281,7 @@ def _problem_type(records: Sequence[Mapping[str, Any]], label: str) -> str:
 def _documents(path: Path, field: str) -> Iterable[str]:
     if path.suffix == ".txt":
         return read_documents(path)
-    records = enumerate(read_records(path), 1)
-    return (_document(record, field, number) for number, record in records)
-
-
-def _document(record: Mapping[str, Any], field: str, number: int) -> str:
-    if not isinstance(text := record.get(field), str):
-        raise ValueError(f"Record {number} must have a text in its field {field!r}. Got {dict(record)!r:.100}.")
-    return text
+    return column(list(read_records(path)), field, str)
 
 
 def _denoiser(start: Start, noise: Mapping[str, Any], full_stop: str, seed: int) -> Denoiser:
