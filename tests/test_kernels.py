@@ -220,6 +220,33 @@ class TestEqualsItsReference:
         monkeypatch.setattr(rows_file, "LONG", 12)  # eleven tokens are too few to go row by row
         assert np.all(np.asarray(jax.jit(lambda ids: each(ids))(jnp.asarray(ids)))[2, 6:] != 0)
 
+    @ON_ONE_CPU
+    def test_short_rows_in_groups(
+        self, model: bart_eqx.BartForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Every state of every row, although the last group repeats a row; small batches are one group."""
+        ids, mask = source(rows=5)
+        encode = lambda ids, mask: model.encode(ids, mask).last_hidden_state
+        for given_mask in (None, jnp.asarray(mask)):
+            each = lambda ids, given_mask=given_mask: row_by_row(encode, ids, given_mask)
+            assert not loops(each, jnp.asarray(ids))
+            with monkeypatch.context() as patched:
+                patched.setattr(rows_file, "GROUP_TOKENS", 33)
+                patched.setattr(rows_file, "MOST_GROUP_TOKENS", 33)
+                assert rows_file.group_size(*ids.shape) == 3
+                got, wanted = both(each, jnp.asarray(ids))
+                assert loops(each, jnp.asarray(ids))
+            assert relative_error(got, wanted) <= 5e-6
+
+    def test_groups_are_full(self) -> None:
+        """Hardly a row is computed twice, and no group is larger than it may be."""
+        for src, batch in itertools.product((4, 20, 33, 48, 56, 97, 127), range(40, 400, 9)):
+            if batch * src <= rows_file.MOST_GROUP_TOKENS:
+                continue
+            rows = rows_file.group_size(batch, src)
+            assert 0.3 * rows_file.GROUP_TOKENS < rows * src <= rows_file.MOST_GROUP_TOKENS
+            assert -batch % rows <= 0.06 * batch
+
 
 @ON_ONE_CPU
 def test_a_row_without_a_token_is_encoded_whole(

@@ -19,6 +19,8 @@ MANY_TOKENS, PART_BYTES = 4096, 3 << 19
 # `row_by_row` encodes a row at a quarter, half or all of the batch's width. Rows of fewer tokens than `LONG` do not
 # keep every core busy alone.
 WIDTH_DIVISORS, LONG = (4, 2, 1), 128
+# Groups of such rows have about `GROUP_TOKENS` tokens, and at most `MOST_GROUP_TOKENS`.
+GROUP_TOKENS, MOST_GROUP_TOKENS = 512, 1024
 
 
 def in_turn(
@@ -77,13 +79,18 @@ def row_by_row(
 
     `encode` returns one state for each token, independent of other rows and of padding. On one CPU each row is encoded
     alone, at a quarter, half or all of the width, whichever holds its last token: a short row costs what it has. Rows
-    too short to keep every core busy are encoded together.
+    too short to keep every core busy are encoded in groups, whose states stay in the processor's cache.
     """
     batch, src = input_ids.shape
     if not isinstance(src, int) or not isinstance(batch, int):  # symbolic, in `jax.export`
         return encode(input_ids, attention_mask)
-    if batch == 1 or src < LONG:
+    if batch == 1:
         return encode(input_ids, attention_mask)
+    if src < LONG:
+        if batch * src <= MOST_GROUP_TOKENS:
+            return encode(input_ids, attention_mask)
+        in_groups = lambda *arrays: _in_groups(lambda group: encode(*group), arrays, rows=group_size(batch, src))
+        return by_rows(encode, input_ids, attention_mask, cpu=in_groups)
     if attention_mask is None:
         each = lambda ids: jax.lax.map(lambda row: encode(row, None), ids)
         return by_rows(lambda ids: encode(ids, None), input_ids, cpu=each)
@@ -104,3 +111,20 @@ def row_by_row(
         return jax.lax.map(lambda row: jax.lax.switch(row[0], branches, row[1], row[2]), (which, ids, mask))
 
     return by_rows(encode, input_ids, attention_mask, cpu=each_at_its_width)
+
+
+def group_size(batch: int, src: int) -> int:
+    """The rows of a group of about `GROUP_TOKENS` tokens: of similar sizes, the one that fills the last group best."""
+    sizes = range(max(GROUP_TOKENS * 3 // 4 // src, 1), min(MOST_GROUP_TOKENS // src, batch) + 1)
+    return min(sizes, key=lambda rows: (-batch % rows, abs(rows * src - GROUP_TOKENS)))
+
+
+def _in_groups(function: Callable[[Any], Float[Array, "*rows src dim"]], arrays: PyTree[Array], *, rows: int) -> Any:
+    """`function(arrays)`, applied to `rows` rows at a time. The last row is repeated where the last group lacks some.
+
+    (`in_turn` would compile `function` once more for the rest.)
+    """
+    batch = jax.tree.leaves(arrays)[0].shape[0]
+    padded = jax.tree.map(lambda x: jnp.pad(x, ((0, -batch % rows), (0, 0)), mode="edge"), arrays)
+    states = jax.lax.map(function, jax.tree.map(lambda x: x.reshape(-1, rows, *x.shape[1:]), padded))
+    return states.reshape(-1, *states.shape[2:])[:batch]
