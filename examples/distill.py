@@ -1,6 +1,6 @@
 """Distil a model: a student with half the decoder layers learns what its teacher writes (arXiv:2010.13002).
 
-    PYTHONPATH=. python -m examples.distill run                                # the demo, some minutes on two cores
+    PYTHONPATH=. python -m examples.distill run                                # the demo: 1,000 steps at most
     PYTHONPATH=. python -m examples.distill run bart-large-cnn articles.jsonl  # with a `text` in each line
 
 The teacher writes the targets. The student starts as the teacher with fewer layers, and learns the teacher's

@@ -1,6 +1,6 @@
 """Fine-tune a classifier: from labelled texts to a folder that bart_eqx and transformers load.
 
-    PYTHONPATH=. python -m examples.finetune_classification run              # numbers, a minute on two cores
+    PYTHONPATH=. python -m examples.finetune_classification run              # numbers: 300 steps at most
     PYTHONPATH=. python -m examples.finetune_classification run labelled.csv  # or .jsonl, with `text` and `label`
 
 The texts that are made here are numbers; the label says what they can be divided by.

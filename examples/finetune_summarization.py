@@ -1,6 +1,6 @@
 """Fine-tune for summaries: from pairs of texts to a folder that bart_eqx and transformers load.
 
-    PYTHONPATH=. python -m examples.finetune_summarization run            # numbers, some minutes on two cores
+    PYTHONPATH=. python -m examples.finetune_summarization run            # numbers: 1,500 steps at most
     PYTHONPATH=. python -m examples.finetune_summarization run pairs.csv  # or .jsonl, with `text` and `summary`
 
 The texts that are made here are lists of numbers, "17 402 9"; the summary of one is its largest number in words.

@@ -1,6 +1,6 @@
 """Pre-train from random weights: texts become noise, and the model learns to restore them (arXiv:1910.13461).
 
-    PYTHONPATH=. python -m examples.pretrain_denoising run            # numbers in words, some minutes on two cores
+    PYTHONPATH=. python -m examples.pretrain_denoising run            # numbers in words: 2,000 steps
     PYTHONPATH=. python -m examples.pretrain_denoising run texts.txt  # blank lines stand between documents
 
 `bart-eqx train denoise` is the same with all options, for any model and tokenizer.
