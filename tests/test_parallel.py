@@ -1,7 +1,6 @@
 """Models on many devices. `sharded_meshes.py` has the numbers; here are the rules."""
 
 import re
-import socket
 from typing import Any
 
 import equinox as eqx
@@ -17,7 +16,7 @@ from bart_eqx.parallel import RULES, gathered, make_mesh, shard, shard_batch, sh
 from examples import lora
 from examples.stacked import stack
 from support import configured, random_model
-from test_sharding import ends_well, start
+from test_sharding import ends_well, free_port, start
 
 
 MESH: Any = AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"))
@@ -78,9 +77,7 @@ def test_one_device(model: bart_eqx.BartForConditionalGeneration) -> None:
 @pytest.mark.slow
 def test_two_processes() -> None:
     """Neither sees the other's half of an array."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = free_port()
     for process in [start("sharded_meshes.py", 4, port, rank) for rank in ("0", "1")]:
         ends_well(process)
 

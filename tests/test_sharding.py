@@ -1,6 +1,7 @@
 """Rows on several devices: the numbers of one device, for a share of its work each, and they stay where they are."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
