@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.multihost_utils import sync_global_devices
 from jax.sharding import Mesh
 
 import bart_eqx
@@ -205,6 +206,7 @@ def chosen(*names: str) -> dict[str, Any]:
 def main(arguments: list[str]) -> None:
     if len(arguments) == 2:
         jax.distributed.initialize(f"127.0.0.1:{arguments[0]}", 2, int(arguments[1]))
+        sync_global_devices("all are there")  # they wait half a minute for each other, and no longer
     assert jax.device_count() == 8
     model = a_model()
     if jax.process_count() == 2:
