@@ -43,7 +43,7 @@ def measure(program: str, axes: Axes, layers: int) -> dict[str, Any]:
 
     config = bart_eqx.BartConfig(encoder_layers=layers, decoder_layers=layers)
     model = eqx.filter_eval_shape(lambda: bart_eqx.BartForConditionalGeneration(config, key=jax.random.key(0)))
-    mesh = make_mesh(**axes)
+    mesh = make_mesh(**dict[str, Any](axes))
     rows = ROWS * axes.get("data", 1) * axes.get("fsdp", 1)
     function, changed, others, held = (training_step if program == "training" else greedy_step)(model, mesh, rows)
     start = time.perf_counter()
@@ -189,7 +189,7 @@ def main() -> None:
         program, axes = arguments.one[0], json.loads(arguments.one[1])
         counts = (1, 2) if arguments.layers is None else (arguments.layers,)
         counted = [measure(program, axes, layers) for layers in counts]
-        whole = extrapolated(*counted, LAYERS) if len(counted) == 2 else counted[0]
+        whole = extrapolated(counted[0], counted[1], LAYERS) if len(counted) == 2 else counted[0]
         print(json.dumps(dict(program=program, axes=axes, figures=whole, counted=counted)))
         return
 

@@ -117,7 +117,8 @@ def trained(model: Any, mesh: Mesh | None, **options: Any) -> Trained:
     for array, place in zip(jax.tree.leaves(state), places, strict=True):
         assert array.sharding.is_equivalent_to(place, array.ndim)
     batch = BATCH if mesh is None else shard_batch(BATCH, mesh, axis=1)
-    return Trained(np.array(losses), state, compiled_step.lower((step, batch), state))
+    compiled: Any = compiled_step
+    return Trained(np.array(losses), state, compiled.lower((step, batch), state))
 
 
 def check_training(model: Any, meshes: dict[str, Any]) -> None:
@@ -148,7 +149,7 @@ def check_training(model: Any, meshes: dict[str, Any]) -> None:
 
 def check_checkpoint(state: Any) -> None:
     """Of one mesh, restored on another and on one device: every bit, in its place there."""
-    bits = lambda x: np.asarray(jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
+    bits = lambda x: np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
     with tempfile.TemporaryDirectory() as folder:
         with Checkpoints(folder) as checkpoints:
             checkpoints.save(state, {}, {})
