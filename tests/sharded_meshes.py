@@ -98,7 +98,7 @@ def check_generation(model: Any, meshes: dict[str, Any], streams: tuple[str, ...
         for search, tokens in found.items():
             assert error(tokens, wanted[search]) == 0, (name, search)
         if name in streams:
-            sampled = dict(do_sample=True, key=jax.random.key(0)) if axes.get("tensor") else {}
+            sampled: dict[str, Any] = dict(do_sample=True, key=jax.random.key(0)) if axes.get("tensor") else {}
             tokens = list(bart_eqx.stream(view, ids, max_length=8, **sampled))
             of_search = wanted["samples" if sampled else "greedy"]
             assert len(tokens) >= 5 and all(error(token, of_search[:, i + 1]) == 0 for i, token in enumerate(tokens))
@@ -176,7 +176,7 @@ def check_other_weights(model: Any, meshes: dict[str, Any]) -> None:
     next of int8's 127 steps, on one device too.
     """
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16) if eqx.is_inexact_array(x) else x, model)
-    steps = dict(max_length=8, min_length=8, output_logits=True)  # as many for all rows
+    steps: dict[str, Any] = dict(max_length=8, min_length=8, output_logits=True)  # as many for all rows
     for kind, weights in {"int8": bart_eqx.quantize(model), "bfloat16": narrow}.items():
         at_once = bart_eqx.generate(weights, IDS, **steps)
         for name, axes in meshes.items():
