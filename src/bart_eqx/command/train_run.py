@@ -176,7 +176,7 @@ def run_training(
         resolved.optimizer(),
         key=key,
         compute_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
-        **(dict(view=rematerialise) if model.rematerialise else {}),
+        view=rematerialise if model.rematerialise else lambda model: model,
     )
     batching |= dict(pad_token_id=start.tokenizer.pad_token_id, seed=run.seed)
     evaluation: dict[str, Any] = {}
