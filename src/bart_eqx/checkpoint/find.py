@@ -1,4 +1,4 @@
-"""Finding a checkpoint: the package's demo, a folder, a file, or a repository on the Hugging Face Hub."""
+"""Finding a checkpoint: one of the package's own, a folder, a file, or a repository on the Hugging Face Hub."""
 
 import contextlib
 import importlib.resources
@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from .errors import AccessError, SourceNotFoundError
 from .formats.shards import WEIGHT_FILES, Format, check_weights_name, main_file
-from .source import ALIASES, DEMO, Source, parse_hub_name
+from .source import ALIASES, DEMOS, Source, parse_hub_name
 
 
 _NOT_AN_ID = re.compile(r"^[.~/\\]|^[A-Za-z]:[\\/]|\\|://")
@@ -19,8 +19,8 @@ def find(
     """Find a checkpoint, and download it if necessary.
 
     Args:
-        source: `"demo"`, a folder, a file of weights beside its config.json, the id or URL of a repository on the Hub,
-            or a short name in `ALIASES`. A path that exists takes precedence over the Hub.
+        source: `"demo"`, `"demo-text"`, a folder, a file of weights beside its config.json, the id or URL of a
+            repository on the Hub, or a short name in `ALIASES`. A path that exists takes precedence over the Hub.
         revision: A branch, tag or commit on the Hub.
         subfolder: A folder inside the source.
         prefer: The format to read where there are several; by default the first of msgpack, safetensors, pickle.
@@ -72,8 +72,8 @@ def _resolve(
         raise SourceNotFoundError(f"{str(source)!r:.200} is not a valid path ({error.strerror}).") from None
     except (ValueError, RuntimeError) as error:  # a null byte; `~user` of an unknown user
         raise SourceNotFoundError(f"{str(source)!r:.200} is not a valid path ({error}).") from None
-    if not exists and str(source) == DEMO:
-        path = Path(str(importlib.resources.files("bart_eqx") / "demo"))
+    if not exists and str(source) in DEMOS:
+        path = Path(str(importlib.resources.files("bart_eqx") / DEMOS[str(source)]))
         exists = True
     if exists:
         if revision is not None:

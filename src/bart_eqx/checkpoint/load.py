@@ -96,8 +96,8 @@ def from_pretrained(
 
     Args:
         source: A folder, a file of weights beside its config.json, the id or URL of a repository on the Hugging Face
-            Hub, a short name such as `"bart-base"`, or `"demo"`. Reads flax_model.msgpack, safetensors of Flax or
-            PyTorch, and pytorch_model.bin if torch is installed; one file or shards.
+            Hub, a short name such as `"bart-base"`, `"demo"` or `"demo-text"`. Reads flax_model.msgpack, safetensors of
+            Flax or PyTorch, and pytorch_model.bin if torch is installed; one file or shards.
         cls: One of the five classes; by default the one that config.json names in `architectures`. A checkpoint of one
             class loads as any other: parameters that the class does not have are dropped, and a head that the
             checkpoint lacks is initialised from `key`. Both are logged. To a type checker, the result is of this class,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-DEMO = "demo"  # the checkpoint inside the package
+DEMOS = {"demo": "demo", "demo-text": "demo_text"}  # the checkpoints inside the package, and their folders
 ALIASES = {
     "bart-base": "facebook/bart-base",
     "bart-large": "facebook/bart-large",
@@ -75,7 +75,7 @@ def suggestion(repository: str) -> str:
     """A sentence for an error message about a name that the Hub does not know: which short names are close to it."""
     if repository in ALIASES.values():
         return "Is it spelt so on the Hub?"
-    near = _near(repository.rpartition("/")[2], [DEMO, *ALIASES], 0.75)
+    near = _near(repository.rpartition("/")[2], [*DEMOS, *ALIASES], 0.75)
     return f"Did you mean {' or '.join(near)}?" if near else f"Short names are: {', '.join(sorted(ALIASES))}."
 
 

@@ -36,7 +36,7 @@ def convert(
         bart-eqx convert --verify ./converted
 
     Args:
-        source: A folder, a file of weights, an id on the Hub, a short name such as bart-base, or demo.
+        source: A folder, a file of weights, an id on the Hub, a short name such as bart-base, demo or demo-text.
         output: The folder to write; by default the source's name and -eqx.
         revision: A branch, tag or commit on the Hub.
         subfolder: A folder inside the source.

@@ -33,7 +33,7 @@ def info(
         bart-eqx info ./my-model --json
 
     Args:
-        source: A folder, an id on the Hugging Face Hub, a short name such as bart-large-cnn, or demo.
+        source: A folder, an id on the Hugging Face Hub, a short name such as bart-large-cnn, demo or demo-text.
         revision: A branch, tag or commit on the Hub.
         subfolder: A folder inside the source.
         json: Print JSON.

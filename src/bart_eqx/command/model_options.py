@@ -22,7 +22,7 @@ _GROUP = Group("Model", sort_key=2)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     model: Annotated[str, Parameter(alias="-m")]
-    """A folder, an id on the Hugging Face Hub, a short name such as bart-large-cnn, or demo."""
+    """A folder, an id on the Hugging Face Hub, a short name such as bart-large-cnn, or demo or demo-text."""
     revision: str | None = None
     """A branch, tag or commit on the Hub."""
     subfolder: str | None = None

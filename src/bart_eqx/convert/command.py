@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from ..checkpoint.errors import CheckpointError, printable
 from ..checkpoint.formats.shards import Format
-from ..checkpoint.source import ALIASES, DEMO
+from ..checkpoint.source import ALIASES, DEMOS
 from ..checkpoint.write import Layout
 from ..process import escape_what_a_terminal_cannot_show, raise_interrupts
 from .conversion import Dtype, convert, default_target
@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "source",
         nargs="?",
-        help=f"a folder, a file of weights, a repository on the Hub, or one of: {', '.join([DEMO, *sorted(ALIASES)])}",
+        help="a folder, a file of weights, a repository on the Hub, or one of: "
+        + ", ".join([*DEMOS, *sorted(ALIASES)]),
     )
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the source's name and -eqx")
     parser.add_argument("--revision", help="a branch, tag or commit on the Hub")

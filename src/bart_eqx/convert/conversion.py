@@ -73,7 +73,7 @@ def convert(
 
     Args:
         source: A folder, a file of weights beside its config.json, the id or URL of a repository on the Hugging Face
-            Hub, a short name such as `"bart-base"`, or `"demo"`.
+            Hub, a short name such as `"bart-base"`, `"demo"` or `"demo-text"`.
         target: The folder to write. It appears when it is complete.
         revision: A branch, tag or commit on the Hub.
         subfolder: A folder inside the source.

@@ -93,7 +93,7 @@ class Tokenizer:
 
         Args:
             source: A folder, the id or URL of a repository on the Hugging Face Hub, a short name such as
-                `"bart-base"`, or `"demo"`. No weights are downloaded.
+                `"bart-base"`, `"demo"` or `"demo-text"`. No weights are downloaded.
             revision: A branch, tag or commit on the Hub.
             subfolder: A folder inside the source.
 
