@@ -55,11 +55,13 @@ from bart_eqx.training import (
 
 SPECIAL_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 PREFIX = "summarize: "
-LENGTH = 192  # positions, and tokens of the longest text in training
+LENGTH = 192  # positions
 SUMMARY_LENGTH = 40
 MIN_WORDS = 30  # of a description to summarise
 SAMPLE = 300
-ROOM = 16  # tokens that noise may add to a text
+WORD = r"(?<= )[A-Za-z]+"
+FILLED_LENGTH = 400  # characters of a text in which a word is masked
+ROOM = 16  # positions that are left to the tokens that noise adds
 CONFIG = bart_eqx.BartConfig(
     vocab_size=6000,
     max_position_embeddings=LENGTH,
@@ -74,11 +76,11 @@ CONFIG = bart_eqx.BartConfig(
     forced_bos_token_id=0,
 )
 PRETRAIN = dataclasses.replace(
-    PRETRAINING, learning_rate=2e-3, warmup_steps=200, total_steps=2200, end_learning_rate=1e-3, weight_decay=0.01,
-    clip_norm=1.0, batch_tokens=2048, micro=1,
+    PRETRAINING, learning_rate=6e-4, warmup_steps=300, total_steps=2200, end_learning_rate=4e-4, weight_decay=0.01,
+    b2=0.98, clip_norm=1.0, batch_tokens=2048, micro=1,
 )  # fmt: skip
 FINETUNE = dataclasses.replace(
-    PRETRAIN, learning_rate=1e-3, warmup_steps=100, total_steps=5000, end_learning_rate=0.0, label_smoothing=0.1
+    PRETRAIN, learning_rate=6e-4, warmup_steps=100, total_steps=5000, end_learning_rate=0.0, label_smoothing=0.1
 )
 DISTIL = dataclasses.replace(FINETUNE, warmup_steps=50, total_steps=800)
 GENERATION = dict(max_length=48, num_beams=4, early_stopping=True)
@@ -208,7 +210,7 @@ def summary_examples(packages: Sequence[Package], tokenizer: Tokenizer) -> list[
     pairs = sorted(
         {(p.text, p.synopsis) for p in packages if len(p.text.split()) >= MIN_WORDS}, key=lambda p: _hash(p[0])
     )
-    sources = tokenizer.tokenize([text for text, _ in pairs], max_length=LENGTH, prefix=PREFIX)
+    sources = tokenizer.tokenize([text for text, _ in pairs], max_length=LENGTH - ROOM, prefix=PREFIX)
     targets = tokenizer.tokenize([" " + synopsis for _, synopsis in pairs], max_length=SUMMARY_LENGTH)
     return [
         dict(
@@ -273,14 +275,21 @@ def fine_tune(
 
 
 def masked_words(packages: Sequence[Package]) -> list[tuple[str, str]]:
-    """Of each text one word, and the text with `<mask>` in its place."""
+    """Of the beginning of each text one word, and the beginning with `<mask>` in its place."""
     masked = []
     for package in packages:
-        words = list(re.finditer(r"(?<= )[A-Za-z]+", package.text[:500]))
+        text = package.text[:FILLED_LENGTH].rpartition(" ")[0]
+        words = list(re.finditer(WORD, text))
         if words:
             word = words[_hash(package.name + " masked") % len(words)]
-            masked.append((word.group(), f"{package.text[: word.start()]}<mask>{package.text[word.end() :]}"))
+            masked.append((word.group(), f"{text[: word.start()]}<mask>{text[word.end() :]}"))
     return masked
+
+
+def frequent_words(packages: Sequence[Package]) -> list[str]:
+    """The five most frequent words of the texts."""
+    counts = collections.Counter(word for package in packages for word in re.findall(WORD, package.text))
+    return [word for word, _ in counts.most_common(5)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,7 +318,7 @@ def measure(model: Any, tokenizer: Tokenizer, packages: Sequence[Package], frequ
     texts, references = [p.text for p in packages], [p.synopsis for p in packages]
     written = [result.summary_text for result in Summarizer(model, tokenizer)(texts, truncation=True)]
     ours, lead = rouge(written, references), rouge([" ".join(text.split()[:12]) for text in texts], references)
-    words = [(word, text) for word, text in masked_words(packages) if len(tokenizer([text])) <= LENGTH]
+    words = masked_words(packages)
     filled = MaskFiller(model, tokenizer)([text for _, text in words], top_k=5)
     right = [
         word in [element.token_str.strip() for element in five] for (word, _), five in zip(words, filled, strict=True)
@@ -370,8 +379,7 @@ def main() -> None:
     bart_eqx.save_pretrained(model, arguments.output)
     tokenizer.save_pretrained(arguments.output)
 
-    counts = collections.Counter(word for p in packages.train for word in re.findall(r"(?<= )[A-Za-z]+", p.text))
-    frequent = [word for word, _ in counts.most_common(5)]
+    frequent = frequent_words(packages.train)
     print("The five most frequent words:", *frequent)
     for name, sample in ((f"{SAMPLE} packages", packages.test[:SAMPLE]), ("all of the test", packages.test)):
         print(name, measure(model, tokenizer, sample, frequent))
