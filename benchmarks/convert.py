@@ -48,9 +48,8 @@ def make_checkpoint(folder: Path, config: bart_eqx.BartConfig) -> Path:
     rng = np.random.default_rng(0)
 
     def random(shape: tuple[int, ...]) -> LazyArray:
-        return LazyArray(
-            shape, np.dtype(np.float32), lambda index=(): 0.02 * rng.standard_normal(shape, np.float32)[index]
-        )
+        draw = lambda index=(): 0.02 * rng.standard_normal(shape, np.float32)[index]
+        return LazyArray(shape, np.dtype(np.float32), draw)
 
     shapes = parameter_shapes(ARCHITECTURES["BartForConditionalGeneration"], config)
     tensors = dict(to_flax_leaf(name, random(shape)) for name, shape in shapes.items())
