@@ -21,6 +21,7 @@ from bart_eqx.command.train_settings import keep_settings
 from bart_eqx.command.train_signals import Interrupt
 from bart_eqx.text import Classifier, MaskFiller, TextGenerator, Tokenizer
 from bart_eqx.training import CNN_DM, RECIPES, Recipe
+from test_sharding import free_port, start
 from text_support import demo_tokenizer, tiny
 
 
@@ -154,6 +155,38 @@ def test_a_run_goes_on(straight: Path, files: Path, seq2seq: Any, monkeypatch: p
         assert (files / "stopped/model" / name).read_bytes() == (straight / "model" / name).read_bytes()
 
 
+def test_a_mesh_of_one_device(straight: Path, files: Path, seq2seq: Any) -> None:
+    """Trains and evaluates the same."""
+    assert seq2seq("mesh", "--fsdp", "1")[0] == 0
+    assert_same_numbers(records(files / "mesh"), records(straight))
+    assert (files / "mesh/settings.yaml").read_text() == (straight / "settings.yaml").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes(files: Path, seq2seq: Any) -> None:
+    """The numbers of one device, though a signal reached one of them; what fails on process 0 is told by both."""
+    own = ("--train", "train.csv", "--validation", "held.csv", "-m", "tiny", "-o", "processes")
+    port = free_port()
+    arguments = ("train", *SEQ2SEQ, *own, "--fsdp", "2")
+    pair = [start("train_command_worker.py", 2, port, rank, *arguments) for rank in ("0", "1")]
+    first, second = [process.communicate(timeout=300)[0] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], first + second
+    assert "interrupted after step 2: the same command goes on" in first and "interrupted after" not in second
+    assert "processes/model: after 6 steps, the best with rouge1" in first and "after 6 steps" not in second
+    assert "--dropout was 0.1, and now 0.2" in first and "failed on another process, process 0" in second
+    assert seq2seq("one", "--row-multiple", "4")[0] == 0
+    assert_same_numbers(records(files / "processes"), records(files / "one"))
+    assert "--row-multiple was 4, and now not given" in seq2seq("processes")[1]
+    assert seq2seq("processes", "--row-multiple", "4")[0] == 0
+    TextGenerator.from_pretrained(files / "processes/model")
+
+
+def assert_same_numbers(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> None:
+    assert [record.keys() for record in found] == [record.keys() for record in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert one == pytest.approx(other, rel=1e-5, abs=1e-6)
+
+
 def test_signals_are_noted(capfd: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with Interrupt() as interrupted:
@@ -282,6 +315,9 @@ def test_a_terminal_has_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: p
         ("seq2seq --patience 2", 2, "--patience needs a --validation file"),
         ("seq2seq --total-steps 3 --epochs 2", 2, "Give --total-steps or --epochs, not both"),
         ("seq2seq --epochs 0", 2, "--epochs must be positive. Got 0"),
+        ("seq2seq --fsdp 0", 2, "--fsdp must be at least 1. Got 0"),
+        ("seq2seq --fsdp 3 --tensor 2", 2, "--fsdp times --tensor must divide the 1 devices. Got 3 times 2"),
+        ("seq2seq --row-multiple 0", 2, "--row-multiple must be at least 1. Got 0"),
         ("seq2seq --micro 0", 2, "--micro must be at least 1. Got 0"),
         ("seq2seq --save-every 0", 2, "--save-every must be at least 1. Got 0"),
         ("seq2seq --seed -1", 2, "--seed must not be negative. Got -1"),
@@ -317,7 +353,7 @@ def test_wrong_arguments(files: Path, train: Train, arguments: str, status: int,
 def test_every_field_of_a_recipe_is_an_option() -> None:
     options = {field.name: field for field in dataclasses.fields(TrainRecipe)}
     fields = {field.name for field in dataclasses.fields(Recipe)}
-    assert options.keys() - fields == {"recipe", "epochs", "max_shapes"}
+    assert options.keys() - fields == {"recipe", "epochs", "max_shapes", "row_multiple"}
     assert fields - options.keys() == {"label_smoothing"}  # not of each task
     names = options["recipe"].type.__args__[0].__args__  # pyright: ignore
     assert set(names) == RECIPES.keys()

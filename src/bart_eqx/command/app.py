@@ -103,6 +103,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, ImportError, FloatingPointError, OSError) as error:
         _print(one_line(error))
         return 1
+    except RuntimeError as error:
+        from ..parallel import OtherProcessError  # it imports JAX
+
+        if not isinstance(error, OtherProcessError):
+            raise
+        _print(one_line(error))
+        return 1
     except MemoryError:
         _print("There is too little memory. A smaller --batch-tokens, --dtype bfloat16 or --int8 need less.")
         return 1

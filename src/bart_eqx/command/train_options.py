@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # it imports JAX
 _FILES, _MODEL, _RECIPE, _RUN = (
     Group(name, sort_key=1 + index) for index, name in enumerate(("Files", "Model", "Recipe", "Run"))
 )
-_AT_LEAST_ONE = ("total_steps", "epochs", "batch_tokens", "micro", "max_shapes")
+_AT_LEAST_ONE = ("total_steps", "epochs", "batch_tokens", "micro", "max_shapes", "row_multiple")
 
 
 @Parameter(name="*", group=_FILES)
@@ -47,8 +47,17 @@ class TrainModel:
     """Of the computation. Weights, gradients and moments are float32."""
     rematerialise: Annotated[bool, Parameter(negative="")] = False
     """Compute each layer again in the backward pass: less memory, and a third more time."""
+    fsdp: int | None = None
+    """Devices over which weights, gradients and moments are divided; 1 by default."""
+    tensor: int | None = None
+    """Devices over which heads and feed-forward units are divided; 1 by default. All others divide the batch."""
     cache_dir: CacheDir = None
     """The folder of compiled programs (see `bart-eqx cache --help`)."""
+
+    def __post_init__(self) -> None:
+        for name in ("fsdp", "tensor"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise UsageError(f"{option(name)} must be at least 1. Got {value}.")
 
 
 @Parameter(name="*", group=_RECIPE)
@@ -88,6 +97,8 @@ class TrainRecipe:
     """Of the model's attention."""
     max_shapes: int = 8
     """The most shapes of batches, each of which is compiled. Fewer shapes have more padding."""
+    row_multiple: int | None = None
+    """The rows of a micro-batch are a multiple of this; by default the number of devices that share them."""
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
@@ -101,7 +112,7 @@ class TrainRecipe:
 
     def given(self) -> dict[str, Any]:
         """The fields of a `Recipe` that were given, but for the steps."""
-        others = {"recipe", "warmup_steps", "total_steps", "epochs", "max_shapes"}
+        others = {"recipe", "warmup_steps", "total_steps", "epochs", "max_shapes", "row_multiple"}
         values = {name: value for name, value in vars(self).items() if name not in others and value is not None}
         return values | ({"clip_norm": None} if self.clip_norm == 0 else {})
 

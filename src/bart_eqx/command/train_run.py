@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from ..checkpoint.find import find, find_tokenizer
 from ..checkpoint.formats.json import read_json
@@ -19,6 +22,10 @@ from ..checkpoint.read import configuration_errors, read_checkpoint
 from ..checkpoint.save import save_pretrained
 from ..checkpoint.write import write_json
 from ..config import BartConfig
+from ..parallel import gathered, initialize, make_mesh, shard, shard_batch
+from ..parallel.mesh import BATCH_AXES
+from ..parallel.processes import failing_together
+from ..parallel.shardings import on_one_device
 from ..process import exit_on_interrupt
 from ..text import Tokenizer
 from ..text.progress import no_progress
@@ -55,17 +62,19 @@ class Start:
     tokenizer: Tokenizer
     weights: Path | None
 
-    def model(self, cls: Any, *, key: Any, **changes: Any) -> Any:
+    def model(self, cls: Any, *, key: Any, mesh: Mesh | None, **changes: Any) -> Any:
         """A model in float32.
 
         Args:
             cls: Its class.
             key: For what is initialised.
+            mesh: Where it lies; `None` for one device.
             **changes: Of the configuration.
         """
         config = dataclasses.replace(self.config, **changes)
         if self.weights is None:
-            return cls(config, key=key)
+            model = cls(config, key=key)
+            return model if mesh is None else shard(model, mesh)
         return from_pretrained(
             self.weights,
             cls,
@@ -73,6 +82,7 @@ class Start:
             dtype=jnp.float32,
             key=key,
             ignore_mismatched_sizes="num_labels" in changes,
+            mesh=mesh,
         )
 
 
@@ -88,8 +98,8 @@ class Task:
         batching: Further options of `batches`.
         loss: Of training.
         validation_loss: Of evaluations.
-        model: Makes the model to train, from a key and the dropout of the configuration.
-        scores: Of a model on the validation file, beside its loss.
+        model: Makes the model to train, from a key, a mesh or `None`, and the dropout of the configuration.
+        scores: Of a model on the validation file, beside its loss. The model is whole, on one device.
         score: The one that decides.
         greater_is_better: Whether the best is the highest.
         unit: What the loss is the mean of.
@@ -107,16 +117,18 @@ class Task:
     greater_is_better: bool
     unit: str
     batching: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    scores: Callable[[Any], Mapping[str, float]] = lambda model: {}
+    scores: Callable[[Any], Mapping[str, float]] | None = None
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def start_of(options: TrainModel) -> Start:
-    """Find the model. Its weights are not loaded yet.
+    """Join the other processes of the job, if there are any, and find the model. Its weights are not loaded yet.
 
     Raises:
         CheckpointError: as `from_pretrained` does.
+        ValueError: if this is one of several processes and cannot join them.
     """
+    initialize()
     exit_on_interrupt("interrupted before the first step.")
     keep_programs(options.cache_dir)
     where: dict[str, Any] = dict(revision=options.revision, subfolder=options.subfolder)
@@ -157,33 +169,44 @@ def run_training(
         raise UsageError("--patience needs a --validation file.")
     if not task.examples:
         raise ValueError(f"{files.train} has no examples.")
-    folder = files.output.expanduser()
-    batching: dict[str, Any] = dict(batch_tokens=base.batch_tokens, max_shapes=recipe.max_shapes, **task.batching)
+    folder, first = files.output.expanduser(), jax.process_index() == 0
+    mesh = _mesh(model)
+    batching: dict[str, Any] = dict(
+        batch_tokens=base.batch_tokens,
+        max_shapes=recipe.max_shapes,
+        row_multiple=_row_multiple(mesh, recipe.row_multiple),
+        **task.batching,
+    )
     steps = steps_per_epoch(
         task.examples, micro=base.micro, **{name: value for name, value in batching.items() if name != "transform"}
     )
     resolved = recipe.resolve(base, steps)
     settings = dataclasses.asdict(model) | dataclasses.asdict(run) | dict(task.settings)
     settings |= dict(recipe=recipe.recipe, max_shapes=recipe.max_shapes, **_numbers(resolved, task.settings))
-    del settings["cache_dir"]
-    keep_settings(folder, task.name, settings, dict(train=files.train, validation=files.validation))
+    settings |= dict(row_multiple=batching["row_multiple"] if batching["row_multiple"] > 1 else None)
+    for name in ("cache_dir", "fsdp", "tensor"):  # a run may go on elsewhere
+        del settings[name]
+    with failing_together("writing the settings of the run"):
+        if first:
+            keep_settings(folder, task.name, settings, dict(train=files.train, validation=files.validation))
 
     key = jax.random.key(run.seed)
     dropout = dict(dropout=resolved.dropout, attention_dropout=resolved.attention_dropout)
     step, state = make_train_step(
-        task.model(key=jax.random.fold_in(key, 1), **dropout),
+        task.model(key=jax.random.fold_in(key, 1), mesh=mesh, **dropout),
         task.loss,
         resolved.optimizer(),
         key=key,
         compute_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
         view=rematerialise if model.rematerialise else lambda model: model,
+        mesh=mesh,
     )
     batching |= dict(pad_token_id=start.tokenizer.pad_token_id, seed=run.seed)
     evaluation: dict[str, Any] = {}
     if task.validation is not None:
         held_out = batches(task.validation, epochs=1, **batching)
         evaluation = dict(
-            evaluate=functools.partial(_evaluate, task, held_out),
+            evaluate=_evaluation(task, held_out, mesh),
             evaluate_every=run.evaluate_every,
             score=task.score,
             greater_is_better=task.greater_is_better,
@@ -210,18 +233,39 @@ def run_training(
             interrupted=interrupted,
             **evaluation,
         )
-    done = int(outcome.state.step)
+    done, status = int(outcome.state.step), 0
+    if outcome.stopped == "interrupted":
+        status = 128 + (interrupted.received or signal.SIGTERM)  # which another process received
+    if not first:
+        return status
     if done and task.validation is None:
         plot_metrics(folder / "metrics.jsonl", folder / "loss.png")
-    if outcome.stopped == "interrupted" and interrupted.received is not None:
+    if outcome.stopped == "interrupted":
         print(f"interrupted after step {done}: the same command goes on from there.", file=sys.stderr)
-        return 128 + interrupted.received
+        return status
     best = ""
     if outcome.best_step is not None:
         best = f", the best with {task.score} {outcome.best_score:.4f} at step {outcome.best_step}"
     stopped = f" (no better score in {run.patience} evaluations)" if outcome.stopped == "patience" else ""
     print(f"{folder / 'model'}: after {done} steps{stopped}{best}", file=sys.stderr)
-    return 0
+    return status
+
+
+def _mesh(options: TrainModel) -> Mesh | None:
+    """Of all devices of all processes; `None` for a single one."""
+    if jax.device_count() == 1 and options.fsdp is None and options.tensor is None:
+        return None
+    fsdp, tensor = options.fsdp or 1, options.tensor or 1
+    if (devices := jax.device_count()) % (fsdp * tensor):
+        raise UsageError(f"--fsdp times --tensor must divide the {devices} devices. Got {fsdp} times {tensor}.")
+    return make_mesh(fsdp=fsdp, tensor=tensor)
+
+
+def _row_multiple(mesh: Mesh | None, given: int | None) -> int:
+    devices = 1 if mesh is None else math.prod(mesh.shape[name] for name in BATCH_AXES)
+    if given is not None and given % devices:
+        raise UsageError(f"--row-multiple must be a multiple of the {devices} devices that share rows. Got {given}.")
+    return given or devices
 
 
 def _numbers(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -232,13 +276,29 @@ def _numbers(recipe: Recipe, settings: Mapping[str, Any]) -> dict[str, Any]:
     return numbers | dict(clip_norm=recipe.clip_norm or 0.0)
 
 
-def _evaluate(task: Task, held_out: Any, model: Any) -> dict[str, float]:
-    with no_progress():
-        return {"validation_loss": mean_loss(model, task.validation_loss, held_out), **task.scores(model)}
+def _evaluation(task: Task, held_out: Any, mesh: Mesh | None) -> Callable[[Any], dict[str, float]]:
+    def loss_on_mesh(model: Any, batch: Any, key: Any) -> Any:
+        return task.validation_loss(model if mesh is None else gathered(model, mesh), batch, key)
+
+    def evaluate(model: Any) -> dict[str, float]:
+        data = held_out if mesh is None else (shard_batch(batch, mesh, axis=1) for batch in held_out)
+        scores = {"validation_loss": mean_loss(model, loss_on_mesh, data)}
+        if task.scores is not None:
+            with no_progress():
+                scores |= task.scores(model if mesh is None else on_one_device(model, mesh))
+        return scores
+
+    return evaluate
 
 
 def _save(tokenizer: Tokenizer, fields: Mapping[str, Any], model: eqx.Module, folder: Path) -> None:
     save_pretrained(model, folder)  # pyright: ignore[reportArgumentType]
+    with failing_together("saving the tokenizer"):
+        if jax.process_index() == 0:
+            _save_beside(tokenizer, fields, folder)
+
+
+def _save_beside(tokenizer: Tokenizer, fields: Mapping[str, Any], folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     if fields:
         partial = folder / ".config.json.partial"

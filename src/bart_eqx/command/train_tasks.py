@@ -83,8 +83,6 @@ def train_seq2seq(
         return eqx.tree_at(lambda model: model.generation_config, loaded, settings)
 
     def scores(model: Any) -> dict[str, float]:
-        if score == "validation_loss":
-            return {}
         written = [result.generated_text for result in TextGenerator(model, start.tokenizer)(texts)]
         if score == "accuracy":
             return {"accuracy": accuracy(written, targets).accuracy.mean}
@@ -108,7 +106,7 @@ def train_seq2seq(
         loss=_smoothed(base.label_smoothing),
         validation_loss=seq2seq_loss,
         model=load,
-        scores=scores,
+        scores=None if score == "validation_loss" else scores,
         score=score,
         greater_is_better=score != "validation_loss",
         unit="tokens",

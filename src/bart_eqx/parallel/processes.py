@@ -136,6 +136,11 @@ def from_first(value: Any) -> Any:
     return value if jax.process_count() == 1 else json.loads(exchange(json.dumps(value))[0])
 
 
+def any_process(value: bool) -> bool:
+    """Whether it is true on any process. All must call it."""
+    return value if jax.process_count() == 1 else bool(process_allgather(np.bool_(value)).any())
+
+
 def spans_processes(tree: object) -> bool:
     """Whether a part of an array is on another process."""
     return any(isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for leaf in jax.tree.leaves(tree))

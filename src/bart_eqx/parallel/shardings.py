@@ -97,6 +97,13 @@ def shard_batch(tree: Tree, mesh: Mesh, *, axis: int = 0) -> Tree:
     return jax.tree.map(put, tree)
 
 
+def on_one_device(tree: Tree, mesh: Mesh) -> Tree:
+    """A copy with whole arrays, on one device of this process. All processes of the mesh must call it."""
+    whole = NamedSharding(mesh, PartitionSpec())
+    copy = lambda leaf: placed(leaf, whole).addressable_data(0) if isinstance(leaf, jax.Array) else leaf
+    return jax.tree.map(copy, tree)
+
+
 def _fitted(spec: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     """`spec` for the last axes of `shape`, without the mesh axes that do not divide them."""
     if len(spec) > len(shape):

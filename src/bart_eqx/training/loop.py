@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ..checkpoint.save import save_pretrained
-from ..parallel.processes import exchange, from_first
+from ..parallel.processes import any_process, exchange, from_first
 from ..parallel.shardings import placed
 from .checkpoints import Checkpoints
 from .metrics_file import MetricsFile
@@ -162,7 +162,9 @@ def train(
         on_record: Called with each record of metrics.jsonl, for a progress bar or a log. Records of steps have `step`,
             `loss` (the mean), `tokens` (what it is the mean of), `gradient_norm`, `learning_rate`, and `seconds` since
             the record before.
-        interrupted: Asked before each step. Once it is true, the run saves a checkpoint and returns: for a signal.
+        interrupted: Asked before each step. Once it is true, the run saves a checkpoint and returns: for a signal. Of
+            several processes it is enough that one is interrupted. They agree before each step, for which they wait
+            until the step before has ended.
         sharding: Where batches go, a `jax.sharding.NamedSharding` whose first axis, `micro`, is whole.
 
     Raises:
@@ -205,7 +207,7 @@ def train(
                     stopped = "patience"
                 elif number >= total_steps:
                     stopped = "total_steps"
-                elif interrupted():
+                elif any_process(interrupted()):
                     stopped = "interrupted"
                 elif (batch := next(iterator, None)) is None:
                     stopped = "data"

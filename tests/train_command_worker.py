@@ -1,0 +1,37 @@
+"""Run by `test_train_command.py`: one of two processes that train with `bart-eqx train`, in the folder of its files.
+
+`train_command_worker.py PORT RANK ARGUMENT...`: the command three times. The first time a signal reaches process 1
+only; the third time an option differs from the run's.
+"""
+
+import os
+import signal
+import sys
+
+from bart_eqx.command.app import main
+from bart_eqx.command.train_signals import Interrupt
+
+
+class OnceInterrupted(Interrupt):
+    """Gets a signal at the third question."""
+
+    questions = 0
+
+    def __call__(self) -> bool:
+        self.questions += 1
+        if self.questions == 3:
+            signal.raise_signal(signal.SIGINT)
+        return super().__call__()
+
+
+if __name__ == "__main__":
+    _, port, rank, *arguments = sys.argv
+    os.environ |= dict(JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}", JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=rank)
+    from bart_eqx.command import train_run
+
+    if rank == "1":
+        train_run.Interrupt = OnceInterrupted
+    assert main(arguments) == (143 if rank == "0" else 130)
+    train_run.Interrupt = Interrupt
+    assert main(arguments) == 0
+    assert main([*arguments, "--dropout", "0.2"]) == 1
