@@ -192,14 +192,15 @@ def run_training(
 
     key = jax.random.key(run.seed)
     dropout = dict(dropout=resolved.dropout, attention_dropout=resolved.attention_dropout)
+    view: dict[str, Any] = dict(view=rematerialise) if model.rematerialise else {}
     step, state = make_train_step(
         task.model(key=jax.random.fold_in(key, 1), mesh=mesh, **dropout),
         task.loss,
         resolved.optimizer(),
         key=key,
         compute_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
-        view=rematerialise if model.rematerialise else lambda model: model,
         mesh=mesh,
+        **view,
     )
     batching |= dict(pad_token_id=start.tokenizer.pad_token_id, seed=run.seed)
     evaluation: dict[str, Any] = {}
