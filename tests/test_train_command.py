@@ -169,7 +169,7 @@ def test_two_processes(files: Path, seq2seq: Any) -> None:
     port = free_port()
     arguments = ("train", *SEQ2SEQ, *own, "--fsdp", "2")
     pair = [start("train_command_worker.py", 2, port, rank, *arguments) for rank in ("0", "1")]
-    first, second = [process.communicate(timeout=300)[0] for process in pair]
+    first, second = [process.communicate(timeout=600)[0] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], first + second
     assert "interrupted after step 2: the same command goes on" in first and "interrupted after" not in second
     assert "processes/model: after 6 steps, the best with rouge1" in first and "after 6 steps" not in second
