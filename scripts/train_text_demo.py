@@ -24,7 +24,7 @@ import pathlib
 import re
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import blake3
@@ -255,7 +255,7 @@ class Report:
         self.start = time.perf_counter()
         self.losses: collections.deque[float] = collections.deque(maxlen=100)
 
-    def __call__(self, record: dict[str, Any]) -> None:
+    def __call__(self, record: Mapping[str, Any]) -> None:
         passed = time.perf_counter() - self.start
         if "loss" not in record:
             print(f"{record}  {passed:.0f} s", flush=True)
