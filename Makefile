@@ -16,9 +16,14 @@ QUICK := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
 
 .PHONY: environments demo test test-slow oracle test-oracle test-ray test-hub references accelerator lint format types docs clean
 
+TEXT := It is a fast and easy to use text editor with syntax highlighting. It opens files of any size, shows several \
+	of them side by side, and can be extended with plugins. This package contains the plugins.
+
 demo: $(VENV)/.ready  ## Convert the shipped Flax checkpoint and spell numbers: make demo NUMBERS="40217 7"
 	$(VENV)/bin/python -m bart_eqx.demo $(NUMBERS)
 	$(VENV)/bin/bart-eqx generate $(or $(NUMBERS),40217) --model demo-eqx
+	$(VENV)/bin/bart-eqx summarize "$(TEXT)" --model demo-text
+	$(VENV)/bin/bart-eqx fill "It is a fast text <mask> for the GNOME desktop." --model demo-text
 
 test: $(VENV)/.ready  ## Run the tests, which compare with stored references
 	$(CACHE) $(QUICK) $(VENV)/bin/python -m pytest -n auto --dist worksteal -m "not oracle and not slow"
