@@ -28,7 +28,7 @@ def test_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert blocks
     code = "\n".join(blocks).replace("eqx.filter_jit(", "jit_once(").replace("@eqx.filter_jit", "@jit_once")
     jit_once = lambda function: eqx.filter_jit(eqx.debug.assert_max_traces(function, max_traces=1))
-    exec(compile(code, str(page), "exec"), {"__name__": "docs", "jit_once": jit_once})
+    exec(compile(code, f"<{page.name}>", "exec"), {"__name__": "docs", "jit_once": jit_once})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -144,9 +144,11 @@ def test_a_run_goes_on(straight: Path, files: Path, seq2seq: Any, monkeypatch: p
             signal.raise_signal(signal.SIGINT)
 
     keep_settings(files / "stopped", "seq2seq", {"keep": 9}, {})  # a run without a checkpoint binds nobody
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in background
     with monkeypatch.context() as patch:
         patch.setattr(TrainProgress, "on_record", interrupt)
         status, err = seq2seq("stopped")
+    signal.signal(signal.SIGINT, before)
     assert status == 130 and err == "interrupted after step 2: the same command goes on from there.\n"
     assert [path.name for path in (files / "stopped/checkpoints").iterdir()] == ["2"]
     assert seq2seq("stopped")[0] == 0
