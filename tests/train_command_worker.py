@@ -26,6 +26,7 @@ class OnceInterrupted(Interrupt):
 
 if __name__ == "__main__":
     _, port, rank, *arguments = sys.argv
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in background
     os.environ |= dict(JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}", JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=rank)
     from bart_eqx.command import train_run
 
