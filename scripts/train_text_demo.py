@@ -118,6 +118,8 @@ def download(folder: pathlib.Path) -> pathlib.Path:
         }
         options = [f"-o{name}={value}" for name, value in settings.items()]
         subprocess.run(["apt-get", *options, "update"], check=True, stdout=subprocess.DEVNULL)
+        if not any(lists.glob("*_Translation-en")):  # without a network, apt-get only warns
+            raise FileNotFoundError("apt-get brought no descriptions: it needs a mirror of Debian and a network.")
     return lists
 
 
