@@ -47,6 +47,7 @@ from bart_eqx.training import (
     distil_whisper_layers,
     fairseq_label_smoothing,
     make_train_step,
+    seq2seq_examples,
     seq2seq_loss,
     shrink,
     train,
@@ -229,16 +230,13 @@ def summary_examples(packages: Sequence[Package], tokenizer: Tokenizer) -> list[
     pairs = sorted(
         {(p.text, p.synopsis) for p in packages if len(p.text.split()) >= MIN_WORDS}, key=lambda p: _hash(p[0])
     )
-    sources = tokenizer.tokenize([text for text, _ in pairs], max_length=LENGTH - ROOM, prefix=PREFIX)
-    targets = tokenizer.tokenize([" " + synopsis for _, synopsis in pairs], max_length=SUMMARY_LENGTH)
-    return [
-        dict(
-            input_ids=np.array(source.input_ids, np.int32),
-            labels=np.array(target.input_ids, np.int32),
-            noised=np.array(0, np.int32),
-        )
-        for source, target in zip(sources, targets, strict=True)
-    ]
+    examples = seq2seq_examples(
+        [dict(text=text, summary=" " + synopsis) for text, synopsis in pairs],
+        tokenizer,
+        max_source_length=LENGTH - ROOM,
+        max_target_length=SUMMARY_LENGTH,
+    )
+    return [example | dict(noised=np.array(0, np.int32)) for example in examples]
 
 
 def noise(
@@ -267,7 +265,7 @@ class Report:
             print(f"step {record['step']:5d}  loss {np.mean(self.losses):.4f}  {passed:.0f} s", flush=True)
 
 
-def fine_tune(
+def trained(
     model: Any,
     examples: Sequence[dict[str, np.ndarray]],
     folder: pathlib.Path,
@@ -387,12 +385,12 @@ def main() -> None:
 
     model = bart_eqx.BartForConditionalGeneration(CONFIG, key=jax.random.key(0))
     print(f"{sum(x.size for x in jax.tree.leaves(eqx.filter(model, eqx.is_array))):,} parameters")
-    model = fine_tune(model, whole, work / "pretrained", PRETRAIN, denoiser)
+    model = trained(model, whole, work / "pretrained", PRETRAIN, denoiser)
     mixed = whole[:DENOISED] + summaries
-    model = fine_tune(model, mixed, work / "fine-tuned", FINETUNE, denoiser)
+    model = trained(model, mixed, work / "fine-tuned", FINETUNE, denoiser)
     layers = distil_whisper_layers(CONFIG.decoder_layers, CONFIG.decoder_layers // 2)
     loss = Distillation(model, decoder_layers=layers)
-    student = fine_tune(shrink(model, decoder_layers=layers), mixed, work / "distilled", DISTIL, denoiser, loss)
+    student = trained(shrink(model, decoder_layers=layers), mixed, work / "distilled", DISTIL, denoiser, loss)
 
     model, student = to_ship(model), to_ship(student)
     bart_eqx.save_pretrained(model, arguments.output)
