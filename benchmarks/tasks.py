@@ -1,26 +1,29 @@
 """Records per second from texts to texts, beside transformers and CTranslate2, each in the batches that suit it.
 
     .venv/bin/python benchmarks/tasks.py --tokenizer FOLDER --peer hf_torch=OTHER/bin/python \\
-        --peer ctranslate2=OTHER/bin/python [--only greedy] [--records 2000] [--output benchmarks/results/NAME]
+        --peer ctranslate2=OTHER/bin/python [--only greedy] [--records 2000] [--rounds 2] [--output FILE]
 
 FOLDER has BART's vocab.json and merges.txt. The records have as many words, each of which is one token, as the
 descriptions of Debian's packages have tokens (a median of 87, one in ten above 179), times `--scale`. Random weights
 write the same number of tokens for each, so that the libraries compute the same.
 
-Each peer has a process of its own, one after the other: with sorted batches of 8 for transformers, which computes every
-eighth of them (`--part`), and batches of 4,096 tokens for the others. Times include tokenising and decoding. That of
-bart_eqx includes compiling, which is also given alone; the first record is timed from the start of the process, with an
-empty cache of compiled programs and, in another process, with what the first has left there. Searches that are already
-in NAME.json and are not run now stay there.
+Each peer has a process of its own: with sorted batches of 8 for transformers, which computes every eighth of them
+(`--part`), and batches of 4,096 tokens for the others. All of them are loaded, and write all records in turn, A B C A B
+C; rates and ratios are medians over rounds. Times include tokenising and decoding. bart_eqx compiles in its first
+round, whose rate is given apart. The first record is timed from the start of the process, with an empty cache of
+compiled programs and, in another process, with what the first has left there. Searches that are already in FILE.json
+and are not run now stay there.
 """
 
 import argparse
 import json
 import os
 import platform
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=2000)
     parser.add_argument("--scale", type=float, default=0.35, help="of the records' lengths")
     parser.add_argument("--new", type=int, default=8, help="tokens that are written for each record")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--part", type=int, default=8, help="transformers computes one in so many of its batches")
     parser.add_argument("--size", default="bart-base", help="bart-base or tiny")
     parser.add_argument("--checkpoints", type=Path, help="keep random checkpoints here; use those that exist")
@@ -83,20 +87,15 @@ def main() -> None:
             if arguments.only not in name:
                 continue
             workload = dict(tokenizer=str(arguments.tokenizer.resolve()), beams=beams, new=arguments.new)
-            record["searches"][name] = rows = []
+            runs = []
             for peer, python in peers.items():
+                own = part if peer == "hf_torch" else range(len(texts))
+                file = home / f"{peer}.json"
+                file.write_text(json.dumps([texts[index] for index in own]))
                 for module, variant in VARIANTS[peer]:
-                    own = part if peer == "hf_torch" else range(len(texts))
-                    file = home / "texts.json"
-                    file.write_text(json.dumps([texts[index] for index in own]))
                     cache = home / f"programs {name} {variant}"
-                    row = measure(python, module, variant, folder, dict(workload, texts=str(file)), cache)
-                    row["rate"] = len(own) / row["seconds"]
-                    row["rate_compiled"] = len(own) / (row["seconds"] - row["compiling"])
-                    written = dict(zip(own, row.pop("written"), strict=True))
-                    rows.append(row | dict(records=len(own), written_=written))
-                    print(f"{name}, {row['peer']}: {row['rate']:.1f} records per second", file=sys.stderr, flush=True)
-            compare(rows)
+                    runs.append(Run(python, module, variant, folder, dict(workload, texts=str(file)), cache, own))
+            record["searches"][name] = measure(runs, arguments.rounds)
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             results.write_text(json.dumps(record, indent=1) + "\n")
             arguments.output.with_suffix(".md").write_text(table(record))
@@ -125,47 +124,79 @@ def padding(lengths: list[int]) -> float:
     return 1 - sum(lengths) / sum(batch.size * batch.width for batch in plan)
 
 
-def measure(
-    python: str, module: str, variant: str, folder: Path, workload: dict[str, Any], cache: Path
-) -> dict[str, Any]:
-    """The times of one peer, and what it writes."""
-    kept = dict(
-        JAX_COMPILATION_CACHE_DIR=str(cache),
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
-        JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
-    )
+class Run:
+    """A peer, its records, and what was measured of it."""
 
-    def start() -> tuple[Worker, float, dict[str, Any]]:
+    def __init__(
+        self,
+        python: str,
+        module: str,
+        variant: str,
+        folder: Path,
+        workload: dict[str, Any],
+        cache: Path,
+        own: Sequence[int],
+    ):
+        self.command = (python, module, variant, folder, workload)
+        self.kept = dict(
+            JAX_COMPILATION_CACHE_DIR=str(cache),
+            JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+            JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
+        )
+        self.own = own
+        self.has_cache = module == "ours"
+        if module == "ctranslate2_peer":  # what it converts at its first start is not to be timed
+            self.started()[0].stop()
+        self.worker, first, started = self.started()
+        self.row: dict[str, Any] = dict(peer=self.worker.name, versions=started["versions"], first=first)
+        self.answers: list[dict[str, Any]] = []
+
+    def started(self) -> tuple[Worker, float, dict[str, Any]]:
         begin = time.perf_counter()
-        worker = Worker(python, module, variant, folder, workload, os.environ | kept, "task_worker.py")
+        worker = Worker(*self.command, os.environ | self.kept, "task_worker.py")
         answer = worker.answer()
         if answer is None:
             raise SystemExit(f"{worker.name} has failed.")
         return worker, time.perf_counter() - begin, answer
 
-    if module == "ctranslate2_peer":  # what it converts at its first start is not to be timed
-        start()[0].stop()
-    worker, first, started = start()
-    answer = worker.run()
-    worker.stop()
-    if answer is None:
-        raise SystemExit(f"{worker.name} has failed.")
-    row = dict(peer=worker.name, versions=started["versions"], first=first, **answer)
-    if module == "ours":
-        again, row["first_again"], _ = start()
-        again.stop()
-    return row
+    def write(self) -> None:
+        answer = self.worker.run()
+        if answer is None:
+            raise SystemExit(f"{self.worker.name} has failed.")
+        self.answers.append(answer)
+        rate = len(self.own) / answer["seconds"]
+        print(f"{self.worker.name}: {rate:.1f} records per second", file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        self.worker.stop()
+        if self.has_cache:
+            again, self.row["first_again"], _ = self.started()
+            again.stop()
+
+    def rates(self) -> list[float]:
+        return [len(self.own) / (answer["seconds"] - answer["compiling"]) for answer in self.answers]
 
 
-def compare(rows: list[dict[str, Any]]) -> None:
-    """Say of each row how fast it is beside the first, and how many of its texts are the first's."""
-    ours = rows[0]
-    for row in rows:
-        written = row["written_"]
-        row["ratio"] = ours["rate_compiled"] / row["rate_compiled"]
-        row["same_texts"] = sum(ours["written_"][index] == text for index, text in written.items()) / len(written)
-    for row in rows:
-        del row["written_"]
+def measure(runs: list[Run], rounds: int) -> list[dict[str, Any]]:
+    """The rows of the table: each peer beside the first."""
+    for _ in range(rounds):
+        for run in runs:
+            run.write()
+    ours = runs[0]
+    for run in runs:
+        run.finish()
+        of_first = run.answers[0]
+        same = [ours.answers[0]["written"][i] == text for i, text in zip(run.own, of_first["written"], strict=True)]
+        run.row |= dict(
+            records=len(run.own),
+            rates=run.rates(),
+            rate=statistics.median(run.rates()),
+            rate_compiling=len(run.own) / of_first["seconds"],
+            ratio=statistics.median(a / b for a, b in zip(ours.rates(), run.rates(), strict=True)),
+            peak_mib=run.answers[-1]["peak_mib"],
+            same_texts=sum(same) / len(same),
+        )
+    return [run.row for run in runs]
 
 
 def table(record: dict[str, Any]) -> str:
@@ -181,14 +212,14 @@ def table(record: dict[str, Any]) -> str:
             "",
             f"**{name}**",
             "",
-            "| | records per second | with compiling | bart_eqx's are times these | first record, s "
+            "| | records per second | compiling | bart_eqx's are times these | first record, s "
             "| from a warm cache, s | peak MiB | same texts |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for row in rows:
             again = f"{row['first_again']:.1f}" if "first_again" in row else ""
             lines.append(
-                f"| {row['peer']} | {row['rate_compiled']:.2f} | {row['rate']:.2f} | {row['ratio']:.2f} | "
+                f"| {row['peer']} | {row['rate']:.2f} | {row['rate_compiling']:.2f} | {row['ratio']:.2f} | "
                 f"{row['first']:.1f} | {again} | {row['peak_mib']:.0f} | {row['same_texts']:.0%} |"
             )
     return "\n".join(lines) + "\n"
