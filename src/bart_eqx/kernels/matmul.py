@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int8, Num
 
 from ..typing import Array
+from .narrow_product import in_order, narrow_product
 from .platforms import by_platform
 
 
@@ -36,22 +37,20 @@ def _narrow_matmul(
 ) -> Float[Array, "rows out_dim"]:
     """`x @ weight.T` of 16-bit numbers, summed in float32.
 
-    The derivative multiplies 16-bit numbers too. JAX's own would first convert cotangent and operand to float32, which
-    changes no bit of the gradient and halves the rate of a GPU.
+    The derivative multiplies 16-bit numbers too (`narrow_product.py`). JAX's own would first convert cotangent and
+    operand to float32, which changes no bit of the gradient and halves the rate of a GPU.
     """
     return _times_transposed(x, weight, np.float32).astype(x.dtype)
 
 
 def _narrow_matmul_jvp(primals, tangents):
     (x, weight), (x_dot, weight_dot) = primals, tangents
-    product = _narrow_matmul(x, weight)
-    times_transposed = lambda x, matrix: jax.lax.dot_general(x, matrix, (((1,), (1,)), ((), ())))
     terms = []
     if not isinstance(x_dot, SymbolicZero):
-        terms.append(times_transposed(x_dot, weight))
+        terms.append(narrow_product(x_dot, weight, contract=(1, 1)))
     if not isinstance(weight_dot, SymbolicZero):  # weights that are not trained cost no product
-        terms.append(times_transposed(x, weight_dot))
-    return product, functools.reduce(jnp.add, terms)
+        terms.append(narrow_product(x, weight_dot, contract=(1, 1)))
+    return _narrow_matmul(x, weight), functools.reduce(jnp.add, terms)
 
 
 _narrow_matmul.defjvp(_narrow_matmul_jvp, symbolic_zeros=True)
@@ -128,9 +127,9 @@ def _times_transposed(
     def matrix_first(x: Array, matrix: Array) -> Array:
         barrier, few = jax.lax.optimization_barrier, x
         if x.dtype != dtype:
-            # XLA's kernel for 16-bit numbers and int8 needs two rows, and rows that are contiguous: those that another
-            # product left transposed are put in order by a reshape that XLA cannot fold.
-            few = jnp.concatenate([x, x]) if x.shape[0] == 1 else barrier(x[None]).reshape(x.shape)
+            # XLA's kernel for 16-bit numbers and int8 needs two rows, and rows that are contiguous: another product may
+            # have left them transposed.
+            few = jnp.concatenate([x, x]) if x.shape[0] == 1 else in_order(x)
         product = barrier(reference(matrix, few))  # without the barrier XLA swaps the operands back
         return product.T[: x.shape[0]]
 
