@@ -60,7 +60,7 @@ class Linear(AbstractLinear):
                 f"`x` must have the width of the weights, in_dim={self.weight.shape[1]}. Got {x.dtype}{list(x.shape)}."
             )
         y = matmul(x, self.weight)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + for_rows(self.bias, y)
 
 
 class LayerNorm(eqx.Module):
@@ -85,7 +85,15 @@ class LayerNorm(eqx.Module):
         wide = x.astype(np.promote_types(x.dtype, np.float32))
         centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
         variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        return (centred * jax.lax.rsqrt(variance + self.eps)).astype(x.dtype) * self.weight + self.bias
+        normalised = (centred * jax.lax.rsqrt(variance + self.eps)).astype(x.dtype)
+        return normalised * for_rows(self.weight, x) + for_rows(self.bias, x)
+
+
+def for_rows(parameter: Float[Array, " dim"], x: Float[Array, "*batch dim"]) -> Float[Array, "*batch dim"]:
+    """A parameter for each row of `x`, in its own dtype. Its gradient, a sum over all rows, is summed in at least
+    float32."""
+    wide = parameter.astype(np.promote_types(parameter.dtype, np.float32))
+    return jnp.broadcast_to(wide, x.shape).astype(parameter.dtype)
 
 
 class AbstractResidual(eqx.Module):
