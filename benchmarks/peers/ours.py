@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 import bart_eqx
-from bart_eqx.training import cross_entropy, decay_mask, make_train_step, rematerialise, seq2seq_loss
 
 
 def exactly(new: int) -> dict[str, Any]:
@@ -89,6 +88,8 @@ class Peer:
         return lambda: np.asarray(bart_eqx.generate(self.model, ids, num_beams=1, **options).sequences)
 
     def train(self, ids: np.ndarray, targets: np.ndarray, **_: Any):
+        from bart_eqx.training import cross_entropy
+
         @eqx.filter_jit(donate="all")
         def step(model: Any, ids: jax.Array, targets: jax.Array):
             @eqx.filter_value_and_grad
@@ -107,6 +108,8 @@ class Peer:
 
     def fine_tune(self, ids: np.ndarray, targets: np.ndarray, compute: str, recompute: bool = False, **_: Any):
         import optax
+
+        from bart_eqx.training import decay_mask, make_train_step, rematerialise, seq2seq_loss
 
         optimizer = optax.adamw(1e-5, weight_decay=0.01, mask=decay_mask)
         view = rematerialise if recompute else lambda model: model
