@@ -19,7 +19,7 @@ from bart_eqx.text import Summarizer, TextGenerator, Tokenizer
 from bart_eqx.text.batches import MAX_SHAPES, ladder, plan_batches
 from bart_eqx.text.chunks import chunks_of
 from bart_eqx.text.engine import Engine
-from bart_eqx.text.streaming import decode_pieces, strip_pieces
+from bart_eqx.text.streaming import decode_pieces, stream_text, strip_pieces
 from support import configured
 from text_support import demo_model, demo_tokenizer, tiny, tokenizer
 
@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_reported(caplog: pytest.LogCaptureFixture) -> None
     rows = engine.tokenize(["a b c d e f g", "a", "a b c d e"])
     assert [len(row) for row in rows] == [6, 3, 6] and [row.truncated for row in rows] == [3, 0, 1]
     assert "2 of 3 texts have more than the model's 6 tokens: 4 tokens were dropped" in caplog.text
-    with pytest.raises(ValueError, match=r"texts\[2\] has 1 tokens more than fit"):
+    with pytest.raises(ValueError, match="The text 'a b c d e' has 1 tokens more than fit"):
         engine.tokenize(["a", "b", "a b c d e"], truncation=False)
     with pytest.raises(ValueError, match="`batch_tokens` must be at least 1"):
         Engine(tokenizer(), 6, batch_tokens=0)
@@ -194,6 +194,25 @@ def test_streamed_texts_are_those_of_a_call() -> None:
     for task in (summarizer, generator):
         with pytest.raises(ValueError, match="`stream` is for greedy search and sampling"):
             task.stream("40217", num_beams=2)
+
+
+def test_a_streamed_sample_is_that_of_a_call() -> None:
+    """From the same key; and each source of a call draws from a key of its own."""
+    generator = TextGenerator(demo_model(), demo_tokenizer())
+    options = dict(do_sample=True, temperature=9.0, max_new_tokens=9, key=jax.random.key(3))
+    streamed = "".join(generator.stream("40217", **options))
+    assert streamed == generator("40217", **options).generated_text
+    (row,) = generator.engine.tokenize(["40217"])
+    streams = (stream_text(generator.engine, generator.model, row, options, index=index) for index in (0, 1))
+    first, second = map("".join, streams)
+    assert first == streamed != second
+
+
+def test_a_streamed_text_of_as_many_tokens_as_positions() -> None:
+    """Their number is no multiple of the engine's widths."""
+    generator = TextGenerator(tiny("BartForConditionalGeneration", max_position_embeddings=62), tokenizer())
+    text = "a" + " b" * 99
+    assert "".join(generator.stream(text, max_new_tokens=2)) == generator(text, max_new_tokens=2).generated_text
 
 
 def test_streamed_parts_of_a_long_text() -> None:

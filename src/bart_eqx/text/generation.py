@@ -1,6 +1,7 @@
-"""Texts from texts: the part that the tasks which generate share."""
+"""What the tasks that generate texts share."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +23,7 @@ class Generated:
     """What was generated for one source.
 
     Args:
-        texts: One, or `num_return_sequences`, the best first.
+        texts: One, or `num_return_sequences`, best first.
         scores: Beam search: the score of each, as in `GenerationResult.scores`.
     """
 
@@ -55,7 +56,7 @@ class AbstractGenerativeTask(AbstractTask):
         Args:
             model: The model.
             tokenizer: Its tokenizer.
-            batch_tokens: The most tokens of a batch, padding included.
+            batch_tokens: The maximum number of tokens in a batch, padding included.
             prefix: Put in front of each source; by default `tokenizer.prefix`.
             **generation_options: Of [`bart_eqx.generate`][]: `num_beams`, `max_length`, ...
         """
@@ -73,24 +74,18 @@ def generate_texts(
         engine: Makes the batches, and decodes.
         model: An encoder-decoder, or a decoder alone, whose prompts the rows are then.
         rows: The sources.
-        options: Of [`generate`][bart_eqx.generate]. A `key` is split between the batches, so that what is sampled
-            depends on how the texts fall into batches.
-        label: What the progress bar says.
+        options: Of [`generate`][bart_eqx.generate]. Each batch draws from its own key, made from `key` and the batch's
+            number: what is sampled depends on how the texts fall into batches.
+        label: The label of the progress bar.
 
     Raises:
         FloatingPointError: if a token was chosen although its scores were NaN, infinite or all masked.
         TypeError, ValueError: as `generate` does.
     """
-    batches = 0
-    key = options.get("key")
-    arguments: dict[str, Any] = dict(options)
+    batches = itertools.count()
 
     def run_batch(input_ids: np.ndarray, attention_mask: np.ndarray) -> list[Generated]:
-        nonlocal batches
-        if key is not None:
-            arguments["key"] = jax.random.fold_in(key, batches)
-        batches += 1
-        result = generate(model, input_ids, attention_mask, **arguments)
+        result = generate(model, input_ids, attention_mask, **with_own_key(options, next(batches)))
         if not bool(np.all(result.finite)):
             raise FloatingPointError(
                 "A token was chosen although its scores were NaN, infinite or all masked. Are the weights sound, and "
@@ -103,3 +98,9 @@ def generate_texts(
         return [Generated(tuple(texts[of]), None if scores is None else tuple(scores[of])) for of in groups]
 
     return engine.map(run_batch, rows, label=label)
+
+
+def with_own_key(options: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """The options of one `generate` of several in a call of a task, with a key that no other has."""
+    key = options.get("key")
+    return {**options} if key is None else {**options, "key": jax.random.fold_in(key, index)}

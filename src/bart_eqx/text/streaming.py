@@ -8,34 +8,39 @@ import numpy as np
 
 from ..generation.generate import stream
 from ..model.language_model import AbstractLanguageModel
+from .batches import ladder
+from .engine import Engine
+from .generation import with_own_key
 from .tokenizer import Tokenizer
-from .tokens import Tokens, pad
+from .tokens import Tokens
 
 
 _INCOMPLETE = "\ufffd"  # how the tokenizer decodes the first bytes of a character
 
 
 def stream_text(
-    model: AbstractLanguageModel, tokenizer: Tokenizer, row: Tokens, options: Mapping[str, Any]
+    engine: Engine, model: AbstractLanguageModel, row: Tokens, options: Mapping[str, Any], *, index: int = 0
 ) -> Iterator[str]:
     """Generate from one source by greedy search or sampling.
 
     Args:
+        engine: Pads, and decodes.
         model: The model.
-        tokenizer: Decodes.
         row: The source.
         options: Of [`stream`][bart_eqx.stream].
+        index: The number of the source among those of a call, which draw from different keys.
 
     Yields:
-        Pieces of the text. Joined they are what `generate` would give.
+        Pieces of the text. Joined, those of the first source are the text that `generate_texts` makes of it alone.
 
     Raises:
         FloatingPointError, TypeError, ValueError: as `stream` does.
     """
-    # As wide as the engine would make it, so that another text of about this length is the same program.
-    ids, mask = pad([row], tokenizer.pad_token_id, -(-len(row) // 4) * 4)
-    steps = stream(model, jnp.asarray(ids), jnp.asarray(mask), **options)
-    return decode_pieces(tokenizer, (int(np.asarray(token)[0]) for token in steps))
+    # The width that the engine would choose, so that texts of similar lengths share a program.
+    width = next(width for width in ladder(engine.max_length) if width >= len(row))
+    ids, mask = engine.pad([row], width)
+    steps = stream(model, jnp.asarray(ids), jnp.asarray(mask), **with_own_key(options, index))
+    return decode_pieces(engine.tokenizer, (int(np.asarray(token)[0]) for token in steps))
 
 
 def decode_pieces(tokenizer: Tokenizer, token_ids: Iterable[int]) -> Iterator[str]:

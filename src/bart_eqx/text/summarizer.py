@@ -49,7 +49,7 @@ class Summarizer(AbstractGenerativeTask):
     """Summaries, from a model such as bart-large-cnn, bart-large-xsum or a distilbart.
 
     A text that is longer than the model's positions is cut at sentences into parts of similar length, and the summaries
-    of the parts are joined. What `config.json` says in `prefix` and `task_specific_params.summarization` applies.
+    of the parts are joined. `prefix` and `task_specific_params.summarization` in config.json are the defaults.
     """
 
     @classmethod
@@ -72,8 +72,8 @@ class Summarizer(AbstractGenerativeTask):
             texts: One text, or a list.
             truncation: What happens to a text that is longer than the model's positions: by default it is cut into
                 parts; with `True` its end is dropped; with `False` it is an error.
-            language: The code of the texts' language, by whose rules sentences end.
-            **options: Of [`bart_eqx.generate`][], which come before those of the constructor.
+            language: The code of the texts' language, for finding the ends of sentences.
+            **options: Of [`bart_eqx.generate`][]. They override those of the constructor.
 
         Raises:
             ImportError: if a text is too long, and the extra `text` is not installed.
@@ -97,7 +97,8 @@ class Summarizer(AbstractGenerativeTask):
     ) -> Iterator[str]:
         """Summarise one text, and yield the summary piece by piece, as soon as its tokens are chosen.
 
-        Joined, the pieces are the `summary_text` of a call. Greedy search and sampling only.
+        Joined, the pieces are the `summary_text` of a call. (The parts of a long text are sampled from other keys than
+        in a call.) Greedy search and sampling only.
 
         Args:
             text: The text.
@@ -110,19 +111,19 @@ class Summarizer(AbstractGenerativeTask):
         """
         rows, _ = self._parts([text], truncation, language)
         options = self.generation_options | options
-        first = stream_text(self.model, self.engine.tokenizer, rows[0], options)  # what is wrong is said here
+        first = stream_text(self.engine, self.model, rows[0], options)  # wrong options are an error at the call
         return self._summaries(first, rows[1:], options)
 
     def _summaries(self, first: Iterator[str], rest: Sequence[Tokens], options: dict[str, Any]) -> Iterator[str]:
         yield from strip_pieces(first)
-        for row in rest:
+        for index, row in enumerate(rest, 1):
             yield " "
-            yield from strip_pieces(stream_text(self.model, self.engine.tokenizer, row, options))
+            yield from strip_pieces(stream_text(self.engine, self.model, row, options, index=index))
 
     def _parts(
         self, texts: Sequence[str], truncation: bool | None, language: str
     ) -> tuple[list[Tokens], list[tuple[int, Span]]]:
-        """The tokens of every part; and the index of its text, and its place there."""
+        """The tokens of every part; and for each part, the index of its text and its span there."""
         engine = self.engine
         if truncation is not None:
             rows = engine.tokenize(texts, prefix=self.prefix, truncation=truncation)

@@ -1,4 +1,4 @@
-"""`TextGenerator`: what a model writes for a text, by a task that it was fine-tuned on; or which of some texts."""
+"""`TextGenerator`: a text generated from a text, by whatever task a model was fine-tuned on; or one of given texts."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -53,11 +53,11 @@ class TextGenerator(AbstractGenerativeTask):
             texts: One source, or a list.
             choices: The only texts that may be generated: names, labels, titles. They are tokenised as whole targets.
             truncation: Drop the end of a source that the model has no positions for; `False` makes it an error.
-            **options: Of [`bart_eqx.generate`][], which come before those of the constructor.
+            **options: Of [`bart_eqx.generate`][]. They override those of the constructor.
 
         Returns:
-            For a source a `Text2TextGenerationOutput`, or with `num_return_sequences` a list of them, the best first;
-            for a list of sources such a list.
+            For a source a `Text2TextGenerationOutput`, or with `num_return_sequences` a list of them, best first; for a
+            list of sources, a list of these.
 
         Raises:
             ValueError: as `Tokenizer` and `generate` do; if there are no choices, or one is longer than the model
@@ -67,7 +67,7 @@ class TextGenerator(AbstractGenerativeTask):
             return self([texts], choices=choices, truncation=truncation, **options)[0]
         options = self.generation_options | options
         if choices is not None:
-            options = self._only(choices, options)
+            options = self._restricted_to(choices, options)
         rows = self.engine.tokenize(texts, prefix=self.prefix, truncation=truncation)
         results = []
         for output in generate_texts(self.engine, self.model, rows, options, label="generating"):
@@ -95,18 +95,18 @@ class TextGenerator(AbstractGenerativeTask):
         """
         options = self.generation_options | options
         if choices is not None:
-            options = self._only(choices, options)
+            options = self._restricted_to(choices, options)
         (row,) = self.engine.tokenize([text], prefix=self.prefix, truncation=truncation)
-        return stream_text(self.model, self.engine.tokenizer, row, options)
+        return stream_text(self.engine, self.model, row, options)
 
-    def _only(self, choices: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
-        """The options, with which only `choices` can be generated."""
+    def _restricted_to(self, choices: Sequence[str], options: dict[str, Any]) -> dict[str, Any]:
+        """The options of `generate` under which only `choices` can be generated."""
         if isinstance(choices, str) or not choices:
             raise ValueError("`choices` must be a list of at least one string.")
         if "prefix_allowed_tokens" in options:
             raise ValueError("Give `choices` or `prefix_allowed_tokens`, not both.")
         rows = self.engine.tokenizer.tokenize(choices)
-        # `</s>` is left out: the search ends at the end of a choice. The start token takes a place of its own.
+        # Without `</s>`, which the search adds. The 2 are the start token and that end token.
         sequences = [row.input_ids[: len(row) - len(row.frame.between[-1])] for row in rows]
         longest = max(map(len, sequences)) + 2
         if longest > self.engine.max_length:
