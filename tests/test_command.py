@@ -207,7 +207,7 @@ def test_lines_in_lines_out(run: Run, tmp_path: Path) -> None:
     assert run("fill", str(tmp_path / "in.txt"), "-m", "demo", "--failures", str(failures)) == (1, out, "")
     assert [line["id"] for line in lines_of(failures.read_text())] == [2, 3, 5]
     status, out, err = run("fill", "none", "-m", "demo")
-    assert (status, out) == (1, "") and err.startswith("error: texts[0] must contain <mask>")
+    assert (status, out, err) == (1, "", "error: Each text must contain <mask>. Got 'none'.\n")
 
 
 def test_json_lines(run: Run) -> None:

@@ -146,7 +146,7 @@ def test_chosen_texts() -> None:
     assert (result.num_correct, result.num_records) == (2, 3)
     options: dict[str, Any] = dict(choices=["seven", "eight", "fifty"], num_beams=2, num_return_sequences=2)
     assert evaluate(generator, records, **options) == result  # the best of two
-    with pytest.raises(ValueError, match="must be a label that the task knows: fifty, seventeen. Got seven"):
+    with pytest.raises(ValueError, match="must be one of the task's labels: fifty, seventeen. Got seven"):
         evaluate(generator, records, choices=["seventeen", "fifty"])
 
 
@@ -161,7 +161,7 @@ def test_labels_of_a_model() -> None:
     result: Any = evaluate(classifier, pairs, pair="second")
     assert (result.num_correct, result.num_records) == (1, 2)
     records = [dict(text="7", reference="7"), dict(text="8", reference="7")]
-    with pytest.raises(ValueError, match=r"knows: contradiction, entailment, neutral. Got 7. Labels are compared by"):
+    with pytest.raises(ValueError, match=r"labels: contradiction, entailment, neutral. Got 7. Labels are compared by"):
         evaluate(classifier, records)
 
     zero_shot = ZeroShotClassifier(model, demo_tokenizer())

@@ -166,6 +166,8 @@ def test_a_function_for_scores() -> None:
         Classifier(model, tokenizer(), function_to_apply="exp")  # pyright: ignore
     with pytest.raises(ValueError, match="two strings, or two lists"):
         Classifier(model, tokenizer())(["a"], "b")  # pyright: ignore
+    with pytest.raises(ValueError, match="`top_k` must be at least 1. Got 0"):
+        Classifier(model, tokenizer())("a", top_k=0)
     assert Classifier(model, tokenizer())([]) == []
 
 
@@ -188,6 +190,8 @@ def test_labels() -> None:
             classifier(["a", "b"], labels)  # pyright: ignore
     with pytest.raises(ValueError, match="must contain {}"):
         classifier("a", ["b"], hypothesis_template="This.")
+    with pytest.raises(ValueError, match=r"The pair 'b b .*'..., 'This example is x.' has \d+ tokens more than fit"):
+        classifier(["a", "b " * 99], ["x", "y"], truncation=False)
     with pytest.raises(ValueError, match='one label that starts with "entail". .* LABEL_0, LABEL_1, LABEL_2'):
         ZeroShotClassifier(tiny("BartForSequenceClassification"), tokenizer())
     two = ZeroShotClassifier(
@@ -198,9 +202,9 @@ def test_labels() -> None:
 
 def test_masks_that_are_refused() -> None:
     filler = MaskFiller(tiny("BartForConditionalGeneration", id2label=NLI), tokenizer())
-    with pytest.raises(ValueError, match=r"texts\[1\] must contain <mask>. Got 'b'"):
+    with pytest.raises(ValueError, match="Each text must contain <mask>. Got 'b'"):
         filler(["<mask>", "b"])
-    with pytest.raises(ValueError, match=r"texts\[0\] has 38 tokens more than fit"):
+    with pytest.raises(ValueError, match=r"The text 'a b b .*'... has 38 tokens more than fit"):
         filler("a" + " b" * 98 + " <mask>")
     with pytest.raises(ValueError, match="Each of `targets` must be one token. Got 'Syrian war'"):
         filler("<mask>", targets=["Syrian war"])
@@ -252,8 +256,9 @@ def test_questions_that_are_refused() -> None:
     ask = lambda **arguments: answerer(**(dict(question="Who?", context="He.") | arguments))
     assert ask().answer in "He." and ask(question=["Who?"], context=["He."]) == [ask()]
     for arguments, says in (
-        (dict(question=" a" * 61), r"question\[0\] has 61 tokens, and leaves its context no room in 64"),
-        (dict(context=""), r"context\[0\] is empty"),
+        (dict(question=" a" * 61), "The question '( a){30}'... has 61 tokens, and leaves its context no room in 64"),
+        (dict(max_seq_len=0), "The question 'Who\\?' has 2 tokens, and leaves its context no room in 0"),
+        (dict(context=""), "The context of the question 'Who\\?' is empty"),
         (dict(doc_stride=58), r"`doc_stride` must be less than the 58 tokens"),
         (dict(question=["Who?"]), "two strings, or two lists"),
         (dict(question=["Who?"], context=["a", "b"]), "equally many"),

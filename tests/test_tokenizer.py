@@ -82,9 +82,11 @@ def test_truncation(tokenizer: Tokenizer, truncation: Any, first: int, second: i
 
 
 def test_truncation_that_is_refused(tokenizer: Tokenizer) -> None:
-    with pytest.raises(ValueError, match=r"texts\[1\] has 2 tokens more than fit"):
+    with pytest.raises(ValueError, match="^The text 'a b c d' has 2 tokens more than fit"):
         tokenizer(["a", "a b c d"], max_length=4, truncation=False)
-    with pytest.raises(ValueError, match="does not fit even without its second text"):
+    with pytest.raises(ValueError, match=f"^The pair 'a', '{'b ' * 30}'... has 47 tokens more than fit"):
+        tokenizer("a", "b " * 50 + "b", max_length=9, truncation=False)
+    with pytest.raises(ValueError, match="^The pair 'a b c d e f', 'g' does not fit even without its second text"):
         tokenizer("a b c d e f", "g", max_length=6, truncation="only_second")
     with pytest.raises(ValueError, match="is for pairs"):
         tokenizer("a b c d e f", max_length=6, truncation="only_second")
@@ -125,9 +127,9 @@ def test_decoding(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ["text", "says"],
     [
-        ("a\ud800b", r"texts\[1\] has a lone surrogate, '\\ud800', at character 1"),
-        ("😀\udfff", r"texts\[1\] has a lone surrogate, '\\udfff', at character 1"),
-        ("a" * (2**23 + 1), r"texts\[1\] has 8,388,609 characters, and at most 8,388,608"),
+        ("a\ud800b", r"The text 'a\\ud800b' has a lone surrogate, '\\ud800', at character 1"),
+        ("😀\udfff", r"The text '😀\\udfff' has a lone surrogate, '\\udfff', at character 1"),
+        ("a" * (2**23 + 1), r"The text 'a{60}'... has 8,388,609 characters, and at most 8,388,608"),
     ],
 )
 def test_texts_that_are_refused(tokenizer: Tokenizer, text: str, says: str) -> None:
@@ -173,7 +175,7 @@ def test_tokens_without_a_row_are_refused(tokenizer: Tokenizer) -> None:
     """facebook/bart-large-cnn has 50,264 rows, and its tokenizer has `<mask>` = 50264."""
     small = tokenizer.for_vocabulary(50264)
     assert small("a <mask>").input_ids.tolist() == tokenizer("a <mask>").input_ids.tolist()
-    with pytest.raises(ValueError, match=r"texts\[1\] needs '<mask>' \(50264\), and the model's"):
+    with pytest.raises(ValueError, match=r"The text 'a <mask>' needs '<mask>' \(50264\), and the model's"):
         small(["a", "a <mask>"], split_special_tokens=False)
     assert tokenizer("a <mask>", split_special_tokens=False).input_ids[-2] == 50264
 

@@ -1,8 +1,8 @@
 """Batches of rows of similar length: few shapes, each of which is a compiled program, and little padding.
 
-A batch holds about as many tokens as any other, so that a short row does not wait for a long one, and memory has a
-bound. The lengths of a call choose the widths: at most `MAX_WIDTHS` of a fixed ladder, so that other calls meet the
-same programs again.
+All batches hold about the same number of tokens, so that a short row does not wait for a long one, and memory is
+bounded. The widths of a call are chosen by its lengths: at most `MAX_WIDTHS` of a fixed ladder, so that other calls
+reuse the compiled programs.
 """
 
 import dataclasses
@@ -37,8 +37,8 @@ def plan_batches(lengths: Sequence[int], *, batch_tokens: int, max_width: int) -
 
     Args:
         lengths: The tokens of each row.
-        batch_tokens: The most tokens of a batch, padding included; a longer row is a batch of its own.
-        max_width: The most tokens of a row: the positions of the model.
+        batch_tokens: The maximum number of tokens in a batch, padding included; a longer row is a batch of its own.
+        max_width: The maximum number of tokens in a row: the positions of the model.
 
     Returns:
         Batches, the widest first. They have at most `MAX_SHAPES` shapes.
@@ -68,7 +68,7 @@ def plan_batches(lengths: Sequence[int], *, batch_tokens: int, max_width: int) -
             waiting = waiting[full:]
         if not waiting:
             continue
-        # The rest goes into a batch of its own, of a new shape or with empty rows, or up to the next width.
+        # The rest is a batch of a new shape, or a batch of a known shape with empty rows, or waits for the next width.
         own = _rounded_up(len(waiting), full)
         new_shape = any_full and own < full
         costs = {
@@ -87,7 +87,7 @@ def plan_batches(lengths: Sequence[int], *, batch_tokens: int, max_width: int) -
 
 
 def _rounded_up(rows: int, full: int) -> int:
-    """Up to a quarter of a full batch, two, three or four; below a quarter to a power of two: few shapes."""
+    """Up to a multiple of a quarter of a full batch, or, below a quarter, to a power of two: few shapes."""
     quarter = max(full // 4, 1)
     if rows <= quarter:
         return min(2 ** math.ceil(math.log2(rows)), quarter)
@@ -95,7 +95,7 @@ def _rounded_up(rows: int, full: int) -> int:
 
 
 def ladder(max_width: int) -> list[int]:
-    """The widths that there are: multiples of 4, in steps that grow with the width, and `max_width` itself."""
+    """All possible widths: multiples of 4, in steps that grow with the width, and `max_width` itself."""
     widths, width = [], 0
     while width < max_width:
         octave = 2 ** math.floor(math.log2(max(width, 1)))
@@ -112,7 +112,7 @@ def best_widths(lengths: Sequence[int], max_width: int, *, most: int, price: flo
     Args:
         lengths: The tokens of each row, in ascending order.
         max_width: The end of the ladder.
-        most: The most widths.
+        most: The maximum number of widths.
         price: The tokens of padding that a further width must save.
     """
     rungs = [rung for rung in ladder(max_width) if rung < lengths[-1]]

@@ -1,4 +1,4 @@
-"""Long texts cut into parts that a model has positions for: at sentences where possible, and counted in tokens."""
+"""Cutting a long text into parts that fit a model: at sentences where possible, and counted in tokens."""
 
 import dataclasses
 import importlib
@@ -26,7 +26,7 @@ def chunks_of(text: str, tokenizer: Tokenizer, max_length: int, *, prefix: str, 
     Args:
         text: The text. The parts cover it, in order, but for white space between them.
         tokenizer: Counts tokens.
-        max_length: The most tokens of a part, special tokens and `prefix` included.
+        max_length: The maximum number of tokens in a part, special tokens and `prefix` included.
         prefix: Put in front of every part.
         language: The code of the text's language, for its abbreviations: `"en"`, `"de"`, ...
 
@@ -49,7 +49,7 @@ def chunks_of(text: str, tokenizer: Tokenizer, max_length: int, *, prefix: str, 
         for piece in ([sentence] if count(sentence) <= max_length else _pieces(text, sentence, tokenizer, room))
     ]
     sizes = [count(piece) - frame for piece in pieces]
-    # As full as the fullest must be, so that the last part is not a scrap.
+    # The mean size of the fewest possible parts: all are about as full, and the last one is not a scrap.
     wanted = sum(sizes) / -(-sum(sizes) // room)
     spans: list[Span] = []
     first, size = 0, 0

@@ -58,10 +58,13 @@ class Classifier(AbstractTask):
         Args:
             model: The model.
             tokenizer: Its tokenizer.
-            batch_tokens: The most tokens of a batch, padding included.
+            batch_tokens: The maximum number of tokens in a batch, padding included.
             function_to_apply: From logits to scores: `"softmax"` where one label holds, `"sigmoid"` where any number
-                does, `"none"` for a regression. By default what config.json says in `problem_type`, and else a sigmoid
-                for a single label and softmax for several.
+                does, `"none"` for a regression. By default as `problem_type` in config.json says, or else a sigmoid for
+                a single label and softmax for several.
+
+        Raises:
+            ValueError: if `function_to_apply` is none of these.
         """
         super().__init__(model, tokenizer, batch_tokens=batch_tokens)
         if function_to_apply not in (None, "softmax", "sigmoid", "none"):
@@ -107,10 +110,12 @@ class Classifier(AbstractTask):
             truncation: As for `Tokenizer`: where tokens are dropped that the model has no positions for.
 
         Raises:
-            ValueError: as `Tokenizer` does.
+            ValueError: if `top_k` is less than 1; and as `Tokenizer` does.
         """
         if pair is not None and isinstance(pair, str) != isinstance(text, str):
             raise ValueError("`text` and `pair` must be two strings, or two lists of strings.")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"`top_k` must be at least 1. Got {top_k}.")
         texts = [text] if isinstance(text, str) else text
         pairs = [pair] if isinstance(pair, str) else pair
         rows = self.engine.tokenize(texts, pairs, truncation=truncation)

@@ -36,7 +36,7 @@ class Embedder(AbstractTask):
         Args:
             model: Of any class with an encoder.
             tokenizer: Its tokenizer.
-            batch_tokens: The most tokens of a batch, padding included.
+            batch_tokens: The maximum number of tokens in a batch, padding included.
             pooling: `"mean"` of the encoder's states at all tokens, special tokens included; or `"last"`, the decoder's
                 state at the last token, which BART's classifiers read.
         """
@@ -75,7 +75,7 @@ def _mean(
 ) -> Float[Array, "rows dim"]:
     states = model.encode(input_ids, attention_mask).last_hidden_state.astype(jnp.float32)
     weights = jnp.asarray(attention_mask, jnp.float32)
-    # `where`, and not a product: what a padded position holds is of no matter.
+    # `where`, and not a product: a state at padding may be NaN.
     total = jnp.sum(jnp.where(weights[..., None] > 0, states, 0), axis=-2)
     return total / jnp.sum(weights, axis=-1, keepdims=True)
 

@@ -1,4 +1,4 @@
-"""The engine under every task: tokenise, batch by length, run, and give the results in the order of the texts."""
+"""The engine under every task: tokenise, batch by length, run, and return the results in the order of the texts."""
 
 import dataclasses
 import logging
@@ -27,8 +27,11 @@ class Engine:
 
     Args:
         tokenizer: The tokenizer, for the model's vocabulary.
-        max_length: The most tokens of a row: the positions of the model.
-        batch_tokens: The most tokens of a batch, padding included. Memory grows with it.
+        max_length: The maximum number of tokens in a row: the positions of the model.
+        batch_tokens: The maximum number of tokens in a batch, padding included. Memory grows with it.
+
+    Raises:
+        ValueError: if `batch_tokens` is less than 1.
     """
 
     tokenizer: Tokenizer
@@ -47,7 +50,7 @@ class Engine:
         truncation: Truncation | bool = "longest_first",
         **options: Any,
     ) -> list[Tokens]:
-        """Tokenise for the model. What does not fit is dropped, and logged with its count.
+        """Tokenise for the model. Tokens that do not fit are dropped, and counted in a warning.
 
         Raises:
             ValueError: as `Tokenizer.tokenize` does; with `truncation=False` if a text does not fit.
@@ -66,10 +69,10 @@ class Engine:
 
         Args:
             run_batch: A function `(input_ids, attention_mask)` of int32 `[rows, src]` that returns one result for each
-                row. It is called with at most `MAX_SHAPES` shapes (`batches.py`), each of which it may compile. Some
-                rows may be copies of others that fill a batch up.
+                row. It is called with at most `MAX_SHAPES` shapes (`batches.py`), each of which it may compile. A batch
+                may be filled up with copies of its first row.
             rows: The texts.
-            label: What the progress bar says.
+            label: The label of the progress bar.
         """
 
         def run(indices: Sequence[int], width: int) -> Sequence[Result]:

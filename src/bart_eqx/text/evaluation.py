@@ -1,4 +1,4 @@
-"""`evaluate`: what a task makes of records, compared with their references."""
+"""`evaluate`: the results of a task over records, compared with their references."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar
@@ -34,20 +34,20 @@ def evaluate(
 
     Args:
         task: A `Summarizer`, `TextGenerator`, `Classifier` or `ZeroShotClassifier`.
-        records: Of each, the fields that the next arguments name are read.
+        records: Dicts with the fields that the next arguments name.
         field: The field with the text.
-        pair: Of a `Classifier`, the field with the second text.
-        reference: The field with what is right: a text, or for ROUGE a list of texts; a label.
-        metric: `"rouge"` or `"accuracy"`; by default accuracy of the most probable label, or of what is chosen among
-            `choices`, and ROUGE of other texts.
-        **options: Of a call of the task: `labels`, `choices`, `num_beams`, ...
+        pair: For a `Classifier`, the field with the second text.
+        reference: The field with the right text or label; for ROUGE, it may hold a list of texts.
+        metric: `"rouge"` or `"accuracy"`; by default accuracy for labels and `choices`, and ROUGE for other texts.
+        **options: For the call of the task: `labels`, `choices`, `num_beams`, ...
 
     Returns:
         As [`rouge`][bart_eqx.text.rouge] or [`accuracy`][bart_eqx.text.accuracy].
 
     Raises:
-        ValueError: if there are no records, one lacks a field, or a reference is not a label that the task knows; and
-            as the task and the metric do.
+        TypeError: if a `ZeroShotClassifier` is given no `labels`.
+        ValueError: if there are no records, one lacks a field, or a reference is not one of the task's labels; and as
+            the task and the metric do.
     """
     if not records:
         raise ValueError("There are no records to evaluate.")
@@ -59,7 +59,7 @@ def evaluate(
     references = references_of(records, reference, metric)
     if labels is not None and (unknown := sorted(set(references) - labels)):
         raise ValueError(
-            f"{reference!r} must be a label that the task knows: {', '.join(sorted(labels)[:10])}. Got "
+            f"{reference!r} must be one of the task's labels: {', '.join(sorted(labels)[:10])}. Got "
             f"{', '.join(unknown[:5])}. Labels are compared by name."
         )
     return compare(_predict(task, texts, options), references, metric)
@@ -76,10 +76,10 @@ def compare(predictions: Sequence[str], references: Sequence[Any], metric: Metri
 
 
 def column(records: Sequence[Record], name: str, kind: type[Value] | tuple[type[Value], ...]) -> list[Value]:
-    """A field of every record.
+    """The values of one field.
 
     Raises:
-        ValueError: if a record does not have it, or what it has is of another type.
+        ValueError: if a record does not have it, or has a value of another type.
     """
     values: list[Value] = []
     for index, record in enumerate(records):
@@ -96,7 +96,7 @@ def column(records: Sequence[Record], name: str, kind: type[Value] | tuple[type[
 
 
 def _labels(task: Task, options: Mapping[str, Any]) -> set[str] | None:
-    """The labels of a task, or `None` if it makes texts."""
+    """The labels of a task; `None` if it generates texts freely."""
     match task:
         case Classifier():
             return set(task.model.config.id2label)

@@ -1,4 +1,4 @@
-"""`MaskFiller`: what may stand in place of `<mask>`: one token, or as many as it takes."""
+"""`MaskFiller`: fills `<mask>` with the most probable token, or with any number of tokens."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from ..model.conditional_generation import BartForConditionalGeneration
 from ..typing import Array, HostArray
 from .generation import generate_texts
 from .task import AbstractTask
-from .tokenizer import Tokenizer
+from .tokenizer import Tokenizer, quoted
 from .tokens import Tokens
 
 
@@ -39,7 +39,7 @@ class FillMaskOutputElement:
 
 @dataclasses.dataclass(frozen=True)
 class InfilledSpan:
-    """What stands in place of a mask: the characters `start` to `end` of the sequence."""
+    """The text in place of a mask: the characters `start` to `end` of the sequence."""
 
     start: int
     end: int
@@ -52,9 +52,9 @@ class InfillOutput:
 
     Args:
         sequence: The whole text.
-        score: That of its beam.
-        spans: What is in place of each mask. `None` if the sequence does not repeat the text around the masks, or two
-            masks are side by side, so that it cannot be said.
+        score: The score of its beam.
+        spans: The text in place of each mask. `None` where it cannot be told: if the sequence does not repeat the text
+            around the masks, or two masks are adjacent.
     """
 
     sequence: str
@@ -63,10 +63,10 @@ class InfillOutput:
 
 
 class MaskFiller(AbstractTask):
-    """Fills masks in a text, as BART was trained to: a model such as bart-base or bart-large, before fine-tuning.
+    """Fills masks in a text, as BART was pre-trained to: a model such as bart-base or bart-large, before fine-tuning.
 
-    A call returns single tokens with their probabilities. `infill` has the model write the text, with any number of
-    tokens for a mask. Here, and in no other task, special tokens in a text are those tokens.
+    A call returns single tokens with their probabilities. `infill` generates the whole text, with any number of tokens
+    for a mask. In this task alone, special tokens in a text (`<mask>`) are tokenised as such.
     """
 
     heads = (BartForConditionalGeneration,)
@@ -77,7 +77,7 @@ class MaskFiller(AbstractTask):
         Args:
             model: The model.
             tokenizer: Its tokenizer.
-            batch_tokens: The most tokens of a batch, padding included.
+            batch_tokens: The maximum number of tokens in a batch, padding included.
 
         Raises:
             ValueError: if the tokenizer has no mask, or the model has no row for it.
@@ -133,11 +133,11 @@ class MaskFiller(AbstractTask):
 
         def run_batch(input_ids: np.ndarray, attention_mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
             arguments = dict(mask_token_id=self._mask_token_id, num_masks=num_masks, top_k=top_k)
-            scores, tokens = _likeliest(self.model, input_ids, attention_mask, wanted, **arguments)
+            scores, tokens = _most_probable(self.model, input_ids, attention_mask, wanted, **arguments)
             return list(zip(np.asarray(scores), np.asarray(tokens), strict=True))
 
         found = self.engine.map(run_batch, rows, label="filling")
-        return [self._elements(row, *likeliest) for row, likeliest in zip(rows, found, strict=True)]
+        return [self._elements(row, scores, tokens) for row, (scores, tokens) in zip(rows, found, strict=True)]
 
     @overload
     def infill(  # pyright: ignore[reportOverlappingOverload]
@@ -184,9 +184,9 @@ class MaskFiller(AbstractTask):
 
     def _rows(self, texts: Sequence[str]) -> list[Tokens]:
         rows = self.engine.tokenize(texts, truncation=False, split_special_tokens=False)
-        for index, row in enumerate(rows):
+        for text, row in zip(texts, rows, strict=True):
             if self._mask_token_id not in row.input_ids:
-                raise ValueError(f"texts[{index}] must contain {self._mask}. Got {texts[index]!r:.80}.")
+                raise ValueError(f"Each text must contain {self._mask}. Got {quoted(text)}.")
         return rows
 
     def _target_ids(self, targets: Sequence[str]) -> np.ndarray:
@@ -216,7 +216,7 @@ class MaskFiller(AbstractTask):
 
 
 @eqx.filter_jit
-def _likeliest(
+def _most_probable(
     model: BartForConditionalGeneration,
     input_ids: Integer[HostArray, "rows src"],
     attention_mask: Integer[HostArray, "rows src"],
@@ -226,7 +226,8 @@ def _likeliest(
     num_masks: int,
     top_k: int,
 ) -> tuple[Float[Array, "rows masks top_k"], Integer[Array, "rows masks top_k"]]:
-    """Probabilities and ids of the tokens at the first `num_masks` masks of each row; at others, where it has fewer."""
+    """Probabilities and ids of the tokens at the first `num_masks` masks of each row. A row with fewer masks is filled
+    up with other places."""
     states = model.model(input_ids, attention_mask).last_hidden_state
     places = jnp.argsort(input_ids != mask_token_id, axis=-1, stable=True)[:, :num_masks]
     logits = model.lm_logits(jnp.take_along_axis(states, places[..., None], axis=-2))
@@ -238,9 +239,9 @@ def _likeliest(
 
 
 def spans_of(text: str, sequence: str, mask: str) -> tuple[InfilledSpan, ...] | None:
-    """Where `sequence` has what `text` has masks for; `None` if it does not repeat what is around them.
+    """The spans of `sequence` in place of the masks of `text`; `None` if it does not repeat the text around them.
 
-    A mask takes the space in front of it, so that what is in its place may begin with one. That is not in the span.
+    A mask takes the space in front of it, so that the text in its place may begin with one. The span leaves it out.
     """
     first, *middle, last = (piece.strip() for piece in text.split(mask))
     stripped = sequence.lstrip()

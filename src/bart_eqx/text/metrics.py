@@ -1,4 +1,4 @@
-"""How good predictions are, compared with references: ROUGE for texts, accuracy for labels."""
+"""Predictions compared with references: ROUGE for texts, accuracy for labels."""
 
 import dataclasses
 import importlib
@@ -41,8 +41,8 @@ class RougeScore:
     """One kind of ROUGE.
 
     Args:
-        precision: The part of the prediction that is in the reference.
-        recall: The part of the reference that is in the prediction.
+        precision: The fraction of the prediction that is in the reference.
+        recall: The fraction of the reference that is in the prediction.
         fmeasure: Their harmonic mean, record by record: the number that papers give, times 100.
     """
 
@@ -72,11 +72,11 @@ class RougeOutput:
 
 @dataclasses.dataclass(frozen=True)
 class AccuracyOutput:
-    """How many predictions are right.
+    """The accuracy of all predictions.
 
     Args:
-        accuracy: The part of them. The interval is Wilson's.
-        num_correct: The number of them.
+        accuracy: The fraction that is right. The interval is Wilson's.
+        num_correct: The number that is right.
         num_records: The number of predictions.
     """
 
@@ -101,15 +101,16 @@ def rouge(
 
     Args:
         predictions: The texts of a model. One without words scores 0.
-        references: A text for each; or a list of texts for each, of which the one with the best F-measure counts, for
-            each kind of ROUGE.
-        use_stemmer: Take words with the same stem, by Porter's rules, for the same word.
-        language: The code of the language by whose rules sentences end, within the lines of a text. `None`: every line
-            is one sentence.
+        references: One text for each prediction; or a list of texts, of which the one with the best F-measure counts,
+            for each kind of ROUGE.
+        use_stemmer: Compare words by their stems, after Porter.
+        language: The language code for splitting the lines of a text into sentences. `None`: every line is one
+            sentence.
 
     Raises:
-        ImportError: if rouge-score is not installed, or with a `language` sentencex: the extra `evaluate`.
-        ValueError: if there are no predictions, not as many references, or a reference has no words.
+        ImportError: if the extra `evaluate` is not installed: rouge-score, and for a `language` sentencex.
+        TypeError: if `predictions` or `references` is a string.
+        ValueError: if there are no predictions, a different number of references, or a reference has no words.
     """
     _check_counts(predictions, references)
     targets = [[own] if isinstance(own, str) else list(own) for own in references]
@@ -142,14 +143,15 @@ def rouge(
 
 @beartype(conf=CONF)
 def accuracy(predictions: Sequence[str], references: Sequence[str]) -> AccuracyOutput:
-    """The part of the predictions that are their references, character by character.
+    """The fraction of predictions that equal their references, character by character.
 
     Args:
         predictions: Labels, or other texts of which one is right.
-        references: One for each.
+        references: One for each prediction.
 
     Raises:
-        ValueError: if there are no predictions, or not as many references.
+        TypeError: if `predictions` or `references` is a string.
+        ValueError: if there are no predictions, or a different number of references.
     """
     _check_counts(predictions, references)
     count = len(predictions)
@@ -163,14 +165,14 @@ def accuracy(predictions: Sequence[str], references: Sequence[str]) -> AccuracyO
 
 
 def _check_counts(predictions: Sequence[Any], references: Sequence[Any]) -> None:
+    if isinstance(predictions, str) or isinstance(references, str):
+        raise TypeError("`predictions` and `references` must be lists of strings. Got a string.")
     if len(predictions) != len(references):
         raise ValueError(
             f"`predictions` and `references` must be equally many. Got {len(predictions)} and {len(references)}."
         )
     if not predictions:
         raise ValueError("There are no predictions to evaluate.")
-    if isinstance(predictions, str) or isinstance(references, str):
-        raise TypeError("`predictions` and `references` must be lists of strings. Got a string.")
 
 
 def _has_words(text: str) -> bool:

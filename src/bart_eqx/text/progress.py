@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Iterator
 
 
-_OFF = contextvars.ContextVar("off", default=False)
+_off = contextvars.ContextVar("no_progress", default=False)
 
 
 @contextlib.contextmanager
 def progress_of_rows(label: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar of `total` rows, as a function to be called with each number of rows done."""
-    if total < 2 or _OFF.get() or not sys.stderr.isatty():
+    """A bar of `total` rows: a function that is called with the number of rows done since the last call."""
+    if total < 2 or _off.get() or not sys.stderr.isatty():
         yield lambda count: None
         return
     from huggingface_hub.utils import tqdm  # its import takes half a second
@@ -24,8 +24,8 @@ def progress_of_rows(label: str, total: int) -> Iterator[Callable[[int], object]
 @contextlib.contextmanager
 def no_progress() -> Iterator[None]:
     """A block without bars of rows, for a caller that shows the progress of something larger."""
-    token = _OFF.set(True)
+    token = _off.set(True)
     try:
         yield
     finally:
-        _OFF.reset(token)
+        _off.reset(token)

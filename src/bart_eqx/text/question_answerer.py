@@ -15,6 +15,7 @@ from ..model.question_answering import BartForQuestionAnswering
 from ..typing import Array, HostArray
 from .classifier import softmax
 from .task import AbstractTask
+from .tokenizer import quoted
 from .tokens import Part, Tokens
 
 
@@ -63,16 +64,18 @@ class QuestionAnswerer(AbstractTask):
             question: One question, or a list.
             context: The text with the answer; for a list of questions, a text for each.
             top_k: The most answers. With more than 1, a list of them, the best first.
-            max_answer_len: The most tokens of an answer.
-            max_seq_len: The most tokens of a window with its question; by default 384, or what the model allows.
+            max_answer_len: The maximum number of tokens in an answer.
+            max_seq_len: The maximum number of tokens in a window with its question; by default 384, or what the model
+                allows.
             doc_stride: The tokens that a window shares with the next; by default 128, or half a window.
             handle_impossible_answer: "No answer" is an answer too, with the score of the first token, `<s>`, in the
                 window where that is least.
             align_to_words: Extend answers to whole words.
 
         Raises:
-            ValueError: if a question leaves no room for its context, a context is empty, or there are not equally many;
-                and as `Tokenizer` does.
+            FloatingPointError: if logits are NaN or infinite.
+            ValueError: if a question leaves no room for its context, a context is empty, or `question` and `context`
+                differ in length; and as `Tokenizer` does.
         """
         if isinstance(question, str) != isinstance(context, str):
             raise ValueError("`question` and `context` must be two strings, or two lists of strings.")
@@ -80,12 +83,10 @@ class QuestionAnswerer(AbstractTask):
         contexts = [context] if isinstance(context, str) else context
         if top_k < 1 or max_answer_len < 1:
             raise ValueError(f"`top_k` and `max_answer_len` must be at least 1. Got {top_k} and {max_answer_len}.")
-        width = min(max_seq_len or 384, self.engine.max_length)
+        width = min(384 if max_seq_len is None else max_seq_len, self.engine.max_length)
         stride = min(width // 2, 128) if doc_stride is None else doc_stride
-        windows = [
-            _windows(row, width, stride, index)
-            for index, row in enumerate(self.engine.tokenizer.tokenize(questions, contexts))
-        ]
+        rows = self.engine.tokenizer.tokenize(questions, contexts)
+        windows = [_windows(row, width, stride, asked) for row, asked in zip(rows, questions, strict=True)]
         flat = [window for own in windows for window in own]
 
         def run_batch(input_ids: np.ndarray, attention_mask: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -119,17 +120,19 @@ class QuestionAnswerer(AbstractTask):
         return results[0] if isinstance(question, str) else results
 
 
-def _windows(row: Tokens, width: int, stride: int, index: int) -> list[Tokens]:
+def _windows(row: Tokens, width: int, stride: int, asked: str) -> list[Tokens]:
     """The question with each window of its context; neighbours share `stride` tokens."""
     question, context = row.parts
     room = width - row.frame.num_tokens - len(question)
     if room < 1:
-        raise ValueError(f"question[{index}] has {len(question)} tokens, and leaves its context no room in {width}.")
+        raise ValueError(
+            f"The question {quoted(asked)} has {len(question)} tokens, and leaves its context no room in {width}."
+        )
     if not len(context):
-        raise ValueError(f"context[{index}] is empty.")
+        raise ValueError(f"The context of the question {quoted(asked)} is empty.")
     if not 0 <= stride < room:
         raise ValueError(
-            f"`doc_stride` must be less than the {room} tokens of a window that question[{index}] leaves. Got {stride}."
+            f"`doc_stride` must be less than the {room} tokens that the question leaves for a window. Got {stride}."
         )
     starts = range(0, max(len(context) - room, 0) + room - stride, room - stride)
     parts = [Part(context.encoding, start, min(start + room, len(context))) for start in starts]

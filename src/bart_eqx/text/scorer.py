@@ -20,7 +20,7 @@ from .task import AbstractTask
 from .tokens import Tokens
 
 
-_TARGET_COST = 2.0  # of a token, in source tokens
+_TARGET_COST = 2.0  # of a target token, in source tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,9 +28,9 @@ class ScorerOutput:
     """How probable a target is.
 
     Args:
-        score: The mean log-probability of its tokens: BARTScore. It is negative for identical texts too, for no model
-            is certain.
-        sum: The sum of the log-probabilities: that of the whole target.
+        score: The mean log-probability of its tokens: BARTScore. It is negative even for identical texts, since no
+            model is certain.
+        sum: The sum of these: the log-probability of the whole target.
         token_scores: The log-probability of each token, special tokens included.
         tokens: The texts of these tokens.
     """
@@ -67,11 +67,11 @@ class Scorer(AbstractTask):
 
         Args:
             source: One text, or a list.
-            target: One text, or as many as there are sources.
+            target: One text, or a list with one for each source.
             truncation: Drop the end of a text that the model has no positions for; `False` makes it an error.
 
         Raises:
-            ValueError: if there are not as many targets as sources; and as `Tokenizer` does.
+            ValueError: if `source` and `target` differ in length; and as `Tokenizer` does.
         """
         if isinstance(source, str) != isinstance(target, str):
             raise ValueError("`source` and `target` must be two strings, or two lists of strings.")
@@ -103,7 +103,7 @@ class Scorer(AbstractTask):
             A float, or a list of floats.
 
         Raises:
-            ValueError: if a source has no targets, or there are not as many lists as sources; and as `Tokenizer` does.
+            ValueError: if a source has no targets, or `source` and `targets` differ in length; and as `Tokenizer` does.
         """
         if isinstance(source, str):
             return self.multi_ref_score([source], [targets], agg=agg, truncation=truncation)[0]  # pyright: ignore
@@ -128,7 +128,7 @@ class Scorer(AbstractTask):
             limit = engine.max_length
             tgt = min(-(-width // ratio), limit)
             input_ids, attention_mask = engine.pad([rows[of_source[i][0]] for i in indices], min(width, limit))
-            # A batch of sources is followed by as many batches of targets as they have. Copies have been scored.
+            # The targets of a batch of sources are scored in batches of the same size. Copies of sources are left out.
             pairs = [(place, target) for place, i in enumerate(dict.fromkeys(indices)) for target in of_source[i]]
             scores: list[list[np.ndarray]] = [[] for _ in indices]
             states = None
@@ -160,10 +160,11 @@ class Scorer(AbstractTask):
 
 
 def _ratio(lengths: Sequence[tuple[int, int]]) -> int:
-    """How many source tokens there are to a target token in the arrays of a batch, one number for all batches.
+    """The number of source tokens for each target token in the arrays of a batch; one number for all batches.
 
-    A pair is as wide as its source, or as its target times this: so that a width is one program. The ratio is the one
-    with the least padding, where a target's token, with the head, costs as much as two of the source.
+    The width of a pair is that of its source, or its target's times this ratio if that is more, so that each width is
+    one program. The ratio is the one with the least padding, where a target token, with the head, costs as much as two
+    source tokens.
     """
     sources, targets = np.array(lengths).reshape(-1, 2).T
     return min((1, 2, 4, 8), key=lambda ratio: np.maximum(sources, targets * ratio).sum() * (1 + _TARGET_COST / ratio))
@@ -197,7 +198,7 @@ def _log_probabilities(
     decoded = model.model.decode(before, encoder_outputs=encoded, encoder_attention_mask=mask).last_hidden_state
 
     def of_row(row: tuple[Float[Array, "tgt dim"], Integer[Array, " tgt"]]) -> Float[Array, " tgt"]:
-        logits = model.lm_logits(row[0]).astype(jnp.float32)  # of one row at a time: 50,265 for each token
+        logits = model.lm_logits(row[0]).astype(jnp.float32)  # one row at a time: each token has 50,265
         chosen = jnp.take_along_axis(logits, row[1][:, None], axis=-1)[:, 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 

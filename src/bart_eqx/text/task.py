@@ -1,4 +1,4 @@
-"""What the tasks share: a model with the right head, its tokenizer, and an engine; loaded together."""
+"""What the tasks share: a model with the right head, its tokenizer, and an engine, loaded together."""
 
 import abc
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ from .tokenizer import Tokenizer
 
 
 class AbstractTask(abc.ABC):
-    """A model and its tokenizer, for one kind of question: a text in, one result out; a list in, a list out."""
+    """A model and its tokenizer, for one task: a text in, one result out; a list in, a list out."""
 
     heads: ClassVar[tuple[type[eqx.Module], ...]]
     """The classes of models that the task runs."""
     loads: ClassVar[tuple[str, ...]] = ()
-    """Further classes that a checkpoint may name: it is loaded as the first of `heads`."""
+    """Other classes that a checkpoint may name; it is then loaded as the first of `heads`."""
     advice: ClassVar[Mapping[str, str]] = {}
-    """What to do with a model of another class, by its name, where there is more to say than to choose another."""
+    """What to do with a model of another class, by the name of the class; by default, to choose another model."""
 
     engine: Engine
     model: Any
@@ -36,8 +36,8 @@ class AbstractTask(abc.ABC):
         Args:
             model: With the head of this task.
             tokenizer: The model's.
-            batch_tokens: The most tokens of a batch, padding included. More are faster up to a point, and take more
-                memory.
+            batch_tokens: The maximum number of tokens in a batch, padding included. More are faster up to a point, and
+                take more memory.
 
         Raises:
             TypeError: if the model has another head.
@@ -80,7 +80,7 @@ class AbstractTask(abc.ABC):
             revision: A branch, tag or commit on the Hub.
             subfolder: A folder inside the source.
             dtype: Of the parameters; by default that of the file.
-            **options: Those of the class. They come before what the checkpoint's config.json says about this task.
+            **options: Those of the class. They take precedence over what the checkpoint's config.json says of the task.
 
         Raises:
             CheckpointError: as `bart_eqx.from_pretrained` and `Tokenizer.from_pretrained` do; an
@@ -112,5 +112,5 @@ class AbstractTask(abc.ABC):
 
     @classmethod
     def options_of(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of the class that a config.json states."""
+        """Options of the class that a config.json has."""
         return {}

@@ -25,6 +25,7 @@ from .tokens import Frame, Part, TokenBatch, Tokens, pad
 
 Truncation = Literal["longest_first", "only_first", "only_second"]
 MAX_CHARACTERS = 2**23  # of one text: the library takes half a kilobyte for each
+_QUOTED = 60  # characters of a text in an error message
 
 
 class Tokenizer:
@@ -46,8 +47,8 @@ class Tokenizer:
     pad_token: str
     mask_token: str | None
     prefix: str
-    """What the checkpoint wants in front of the source of a generation task (`config.prefix`; `" "` for those that were
-    trained on CNN/DailyMail). The tasks add it; a call of the tokenizer adds what it is given."""
+    """What generation tasks put in front of a source (`config.prefix`; `" "` for models that were trained on
+    CNN/DailyMail). A call of the tokenizer does not add it."""
     model_vocab_size: int | None
 
     @beartype(conf=CONF)
@@ -88,8 +89,8 @@ class Tokenizer:
     def from_pretrained(
         cls, source: str | Path, *, revision: str | None = None, subfolder: str | None = None
     ) -> "Tokenizer":
-        """Read the tokenizer of a checkpoint: a tokenizer.json, BART's vocab.json and merges.txt, or BERT's vocab.txt,
-        as bart-base-chinese has it.
+        """Read the tokenizer of a checkpoint: a tokenizer.json, BART's vocab.json and merges.txt, or BERT's vocab.txt
+        (which bart-base-chinese has).
 
         Args:
             source: A folder, the id or URL of a repository on the Hugging Face Hub, a short name such as
@@ -124,8 +125,8 @@ class Tokenizer:
         """For each token id, whether a word starts with it: for `bart_eqx.training.Denoiser`.
 
         True for a token with a space in front (byte-level BPE, SentencePiece), or without `##` (WordPiece); and for
-        special tokens, and for ids without a token. The first word of a text has no space in front unless the text has:
-        it is not counted, as in fairseq.
+        special tokens, and for ids without a token. A text's first word, which has no space in front, does not count as
+        a start, as in fairseq.
 
         Raises:
             ValueError: if the tokenizer joins words in another way.
@@ -172,19 +173,18 @@ class Tokenizer:
 
         Args:
             texts: A list gives arrays with a batch axis, a string arrays without.
-            pairs: The second text of each pair: a list as long as `texts`, or a string where `texts` is one.
-            max_length: The most tokens of a text, or pair, special tokens included. `None`: no limit.
-            truncation: Where tokens are dropped beyond `max_length`: at the end of the first text, of the second, or,
-                token by token, of the one that is longer (transformers' rule). `False`: nowhere; a text that is too
-                long is an error.
+            pairs: The second text of each pair: a list as long as `texts`, or a string if `texts` is one.
+            max_length: The maximum number of tokens in a text, or pair, special tokens included. `None`: no limit.
+            truncation: Where tokens beyond `max_length` are dropped: at the end of the first text, of the second, or of
+                whichever is longer, token by token (transformers' rule). `False`: a text that is too long is an error.
             prefix: Put in front of every text, but not of its pair. Offsets are those of the text without it.
-            split_special_tokens: Treat `</s>`, `<mask>`, ... in a text as the characters that they are. `False` makes
-                tokens of them.
+            split_special_tokens: Tokenise `</s>`, `<mask>`, ... in a text as ordinary characters; with `False` they are
+                those tokens.
             pad_to_multiple_of: Round the length of the batch up.
 
         Raises:
-            ValueError: if a text has a lone surrogate or is longer than `MAX_CHARACTERS`, needs a token for which the
-                model has no row, or does not fit; or if `texts` and `pairs` are not equally many.
+            ValueError: if a text has a lone surrogate, is longer than `MAX_CHARACTERS`, needs a token for which the
+                model has no row, or does not fit; or if `texts` and `pairs` differ in length.
         """
         single = isinstance(texts, str)
         if pairs is not None and isinstance(pairs, str) != single:
@@ -219,8 +219,9 @@ class Tokenizer:
             raise TypeError("`tokenize` takes lists of strings. For a string, call the tokenizer.")
         if pairs is not None and len(texts) != len(pairs):
             raise ValueError(f"`texts` and `pairs` must be equally many. Got {len(texts)} and {len(pairs)}.")
-        _check_texts("texts", texts)
-        _check_texts("pairs", pairs or ())
+        sources = [texts] if pairs is None else [texts, pairs]
+        for name, source in zip(("texts", "pairs"), sources, strict=False):
+            _check_texts(name, source)
         backend = self.backend_of_characters if split_special_tokens else self.backend
         sides = [backend.encode_batch([prefix + text for text in texts], add_special_tokens=False)]
         if pairs is not None:
@@ -230,13 +231,13 @@ class Tokenizer:
         if room is not None and room < 0:
             raise ValueError(f"`max_length` must be at least {frame.num_tokens}, the special tokens. Got {max_length}.")
         rows = []
-        for index, encodings in enumerate(zip(*sides, strict=True)):
+        for encodings, *together in zip(zip(*sides, strict=True), *sources, strict=True):
             lengths = [len(encoding) for encoding in encodings]
-            kept = lengths if room is None else _kept(lengths, room, truncation, index)
+            kept = lengths if room is None else _kept(lengths, room, truncation, together)
             shifts = (len(prefix), 0)
             parts = tuple(Part(e, 0, stop, shift) for e, stop, shift in zip(encodings, kept, shifts, strict=False))
             row = Tokens(frame, parts, sum(lengths) - sum(kept))
-            self._check_vocabulary(row, index)
+            self._check_vocabulary(row, together)
             rows.append(row)
         return rows
 
@@ -265,12 +266,12 @@ class Tokenizer:
             frames.append(Frame(tuple(runs)))
         return frames[0], frames[1]
 
-    def _check_vocabulary(self, row: Tokens, index: int) -> None:
+    def _check_vocabulary(self, row: Tokens, texts: Sequence[str]) -> None:
         size = self.model_vocab_size
         if size is not None and (beyond := sorted({token for token in row.input_ids if token >= size})):
             named = ", ".join(f"{self.backend.id_to_token(token)!r} ({token})" for token in beyond[:5])
             raise ValueError(
-                f"texts[{index}] needs {named}, and the model's vocabulary has the ids 0 to {size - 1}. Remove the "
+                f"{_subject(*texts)} needs {named}, and the model's vocabulary has the ids 0 to {size - 1}. Remove the "
                 "token from the text, or give the model rows for it."
             )
 
@@ -356,14 +357,24 @@ def _id(backend: tokenizers.Tokenizer, token: str) -> int:
     return found
 
 
-def _kept(lengths: Sequence[int], room: int, truncation: Truncation | bool, index: int) -> list[int]:
-    """How many tokens of each text are kept, where `room` tokens are."""
+def quoted(text: str) -> str:
+    """A text, or its beginning, for an error message. An index would mislead: tasks and runs over files make lists of
+    their own from the caller's texts."""
+    return repr(text) if len(text) <= _QUOTED else f"{text[:_QUOTED]!r}..."
+
+
+def _subject(text: str, pair: str | None = None) -> str:
+    return f"The text {quoted(text)}" if pair is None else f"The pair {quoted(text)}, {quoted(pair)}"
+
+
+def _kept(lengths: Sequence[int], room: int, truncation: Truncation | bool, texts: Sequence[str]) -> list[int]:
+    """The number of tokens of each text that are kept, `room` in all."""
     excess = sum(lengths) - room
     if excess <= 0:
         return list(lengths)
     if truncation is False:
         raise ValueError(
-            f"texts[{index}] has {excess} tokens more than fit. Split it, give a larger `max_length`, or "
+            f"{_subject(*texts)} has {excess} tokens more than fit. Split it, give a larger `max_length`, or "
             "have its end dropped with `truncation`."
         )
     if truncation == "only_second" and len(lengths) == 1:
@@ -383,7 +394,9 @@ def _kept(lengths: Sequence[int], room: int, truncation: Truncation | bool, inde
     kept = [length - dropped for length, dropped in zip(lengths, drop, strict=False)]
     if min(kept) < 0:
         name = "first" if kept[0] < 0 else "second"
-        raise ValueError(f"texts[{index}] does not fit even without its {name} text, which `truncation` is to cut.")
+        raise ValueError(
+            f"{_subject(*texts)} does not fit even without its {name} text, which `truncation={truncation!r}` cuts."
+        )
     return kept
 
 
@@ -394,7 +407,7 @@ def _check_texts(name: str, texts: Sequence[Any]) -> None:
             raise TypeError(f"`{name}` must be strings. {name}[{index}] is {type(text).__name__}.")
         if len(text) > MAX_CHARACTERS:
             raise ValueError(
-                f"{name}[{index}] has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are tokenised at once: "
+                f"{_subject(text)} has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are tokenised at once: "
                 "split it."
             )
         if not text.isascii():
@@ -402,6 +415,6 @@ def _check_texts(name: str, texts: Sequence[Any]) -> None:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(
-                    f"{name}[{index}] has a lone surrogate, {text[error.start]!r}, at character {error.start}: it is "
+                    f"{_subject(text)} has a lone surrogate, {text[error.start]!r}, at character {error.start}: it is "
                     "not Unicode. Read its file with errors='replace', or remove it."
                 ) from None

@@ -1,4 +1,4 @@
-"""From a tokenizer's files to an object of the `tokenizers` library: three layouts, none of them trusted.
+"""Reading a tokenizer's files into an object of the `tokenizers` library: three layouts, none of them trusted.
 
 | files | tokenizer |
 |---|---|
@@ -6,8 +6,8 @@
 | `vocab.json`, `merges.txt` | BART's and RoBERTa's: byte-level BPE, `<s> A </s>`, `<s> A </s></s> B </s>` |
 | `vocab.txt` | BERT's, as bart-base-chinese has it: WordPiece, `[CLS] A [SEP]`, `[CLS] A [SEP] B [SEP]` |
 
-The first that is there is read. `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` say what
-else there is.
+The first that exists is read. `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` add special
+tokens and settings.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ class TokenizerFiles:
     Args:
         backend: The tokenizer, without truncation and padding.
         special_tokens: Their texts, by Hugging Face's names: `pad_token`, `mask_token`, ...
-        prefix: What the checkpoint wants in front of the source of a generation task.
+        prefix: What generation tasks put in front of a source.
         model_vocab_size: The `vocab_size` of config.json.
     """
 

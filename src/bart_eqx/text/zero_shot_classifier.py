@@ -1,4 +1,4 @@
-"""`ZeroShotClassifier`: which of some labels hold for a text, by a model of natural language inference."""
+"""`ZeroShotClassifier`: which of given labels hold for a text, by a model of natural language inference."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class ZeroShotClassificationOutputElement:
 
 
 class ZeroShotClassifier(AbstractTask):
-    """Labels that no model was trained on, from one such as bart-large-mnli.
+    """Labels that the model was not trained on, by natural language inference: bart-large-mnli, for example.
 
     Each label becomes a hypothesis, and the model says whether the text entails it. Text and hypothesis attend to each
     other, so a text with five labels costs five rows; rows of all texts share batches.
@@ -36,7 +36,7 @@ class ZeroShotClassifier(AbstractTask):
         Args:
             model: With a label whose name starts with "entail", in any case, in `config.id2label`.
             tokenizer: Its tokenizer.
-            batch_tokens: The most tokens of a batch, padding included.
+            batch_tokens: The maximum number of tokens in a batch, padding included.
 
         Raises:
             ValueError: if no label, or several, start with "entail".
