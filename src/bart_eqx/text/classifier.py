@@ -15,8 +15,9 @@ from ..model.sequence_classification import BartForSequenceClassification
 from ..typing import Array, HostArray
 from .engine import Engine
 from .task import AbstractTask
-from .tokenizer import Tokenizer, Truncation
+from .tokenizer import Tokenizer
 from .tokens import Tokens
+from .truncation import Truncation
 
 
 Function = Literal["softmax", "sigmoid", "none"]

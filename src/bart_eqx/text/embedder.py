@@ -34,7 +34,7 @@ class Embedder(AbstractTask):
     def __init__(self, model: Any, tokenizer: Tokenizer, *, batch_tokens: int = 4096, pooling: Pooling = "mean"):
         """
         Args:
-            model: Of any class with an encoder.
+            model: A model of any class with an encoder.
             tokenizer: Its tokenizer.
             batch_tokens: The maximum number of tokens in a batch, padding included.
             pooling: `"mean"` of the encoder's states at all tokens, special tokens included; or `"last"`, the decoder's

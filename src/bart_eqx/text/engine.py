@@ -10,8 +10,9 @@ from jaxtyping import Int32
 
 from .batches import plan_batches
 from .progress import progress_of_rows
-from .tokenizer import Tokenizer, Truncation
+from .tokenizer import Tokenizer
 from .tokens import Tokens, pad
+from .truncation import Truncation
 
 
 logger = logging.getLogger("bart_eqx.text")

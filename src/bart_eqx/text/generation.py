@@ -20,7 +20,7 @@ from .tokens import Tokens
 
 @dataclasses.dataclass(frozen=True)
 class Generated:
-    """What was generated for one source.
+    """The texts generated for one source.
 
     Args:
         texts: One, or `num_return_sequences`, best first.
@@ -58,7 +58,7 @@ class AbstractGenerativeTask(AbstractTask):
             tokenizer: Its tokenizer.
             batch_tokens: The maximum number of tokens in a batch, padding included.
             prefix: Put in front of each source; by default `tokenizer.prefix`.
-            **generation_options: Of [`bart_eqx.generate`][]: `num_beams`, `max_length`, ...
+            **generation_options: Options of [`bart_eqx.generate`][]: `num_beams`, `max_length`, ...
         """
         super().__init__(model, tokenizer, batch_tokens=batch_tokens)
         self.prefix = tokenizer.prefix if prefix is None else prefix
@@ -74,8 +74,8 @@ def generate_texts(
         engine: Makes the batches, and decodes.
         model: An encoder-decoder, or a decoder alone, whose prompts the rows are then.
         rows: The sources.
-        options: Of [`generate`][bart_eqx.generate]. Each batch draws from its own key, made from `key` and the batch's
-            number: what is sampled depends on how the texts fall into batches.
+        options: Options of [`generate`][bart_eqx.generate]. Each batch draws from its own key, made from `key` and the
+            number of the batch: samples depend on how the texts fall into batches.
         label: The label of the progress bar.
 
     Raises:

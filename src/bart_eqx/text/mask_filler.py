@@ -14,9 +14,10 @@ from jaxtyping import Float, Integer
 from ..lazy_beartype import CONF
 from ..model.conditional_generation import BartForConditionalGeneration
 from ..typing import Array, HostArray
+from .checks import quoted
 from .generation import generate_texts
 from .task import AbstractTask
-from .tokenizer import Tokenizer, quoted
+from .tokenizer import Tokenizer
 from .tokens import Tokens
 
 
@@ -154,8 +155,8 @@ class MaskFiller(AbstractTask):
         Args:
             texts: One text, or a list, each with at least one mask.
             top_k: The number of sequences for each text.
-            **options: Of [`bart_eqx.generate`][]. By default there are at least 4 beams, and a sequence may be as long
-                as the model allows.
+            **options: Options of [`bart_eqx.generate`][]. By default there are at least 4 beams, and a sequence may be
+                as long as the model allows.
 
         Returns:
             For each text its sequences, the best first.

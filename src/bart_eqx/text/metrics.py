@@ -56,10 +56,10 @@ class RougeOutput:
     """ROUGE of all predictions.
 
     Args:
-        rouge1: Of single words.
-        rouge2: Of pairs of words.
-        rougeL: Of the longest common subsequence of two texts.
-        rougeLsum: Of the longest common subsequences of their sentences. For CNN/DailyMail, papers call this ROUGE-L.
+        rouge1: ROUGE of single words.
+        rouge2: ROUGE of pairs of words.
+        rougeL: ROUGE of the longest common subsequence of two texts.
+        rougeLsum: The same, sentence by sentence. For CNN/DailyMail, papers call this ROUGE-L.
         num_records: The number of predictions.
     """
 

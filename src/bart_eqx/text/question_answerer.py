@@ -13,9 +13,9 @@ from jaxtyping import Float, Integer
 from ..lazy_beartype import CONF
 from ..model.question_answering import BartForQuestionAnswering
 from ..typing import Array, HostArray
+from .checks import quoted
 from .classifier import softmax
 from .task import AbstractTask
-from .tokenizer import quoted
 from .tokens import Part, Tokens
 
 

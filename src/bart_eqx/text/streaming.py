@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..generation.generate import stream
@@ -27,7 +26,7 @@ def stream_text(
         engine: Pads, and decodes.
         model: The model.
         row: The source.
-        options: Of [`stream`][bart_eqx.stream].
+        options: Options of [`stream`][bart_eqx.stream].
         index: The number of the source among those of a call, which draw from different keys.
 
     Yields:
@@ -39,7 +38,7 @@ def stream_text(
     # The width that the engine would choose, so that texts of similar lengths share a program.
     width = next(width for width in ladder(engine.max_length) if width >= len(row))
     ids, mask = engine.pad([row], width)
-    steps = stream(model, jnp.asarray(ids), jnp.asarray(mask), **with_own_key(options, index))
+    steps = stream(model, ids, mask, **with_own_key(options, index))
     return decode_pieces(engine.tokenizer, (int(np.asarray(token)[0]) for token in steps))
 
 

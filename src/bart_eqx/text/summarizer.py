@@ -73,7 +73,7 @@ class Summarizer(AbstractGenerativeTask):
             truncation: What happens to a text that is longer than the model's positions: by default it is cut into
                 parts; with `True` its end is dropped; with `False` it is an error.
             language: The code of the texts' language, for finding the ends of sentences.
-            **options: Of [`bart_eqx.generate`][]. They override those of the constructor.
+            **options: Options of [`bart_eqx.generate`][]. They override those of the constructor.
 
         Raises:
             ImportError: if a text is too long, and the extra `text` is not installed.

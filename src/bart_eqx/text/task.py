@@ -35,25 +35,20 @@ class AbstractTask(abc.ABC):
         """
         Args:
             model: With the head of this task.
-            tokenizer: The model's.
+            tokenizer: The model's tokenizer.
             batch_tokens: The maximum number of tokens in a batch, padding included. More are faster up to a point, and
                 take more memory.
 
         Raises:
             TypeError: if the model has another head.
         """
-        self.check_head(model)
+        if not isinstance(model, self.heads):
+            name = type(model).__name__
+            raise TypeError(f"{self._needs()}. Got a {name}: {self._advice(name, 'model')}.")
         self.model = model
         self.engine = Engine(
             tokenizer.for_vocabulary(model.config.vocab_size), model.config.max_position_embeddings, batch_tokens
         )
-
-    @classmethod
-    def check_head(cls, model: Any) -> None:
-        """Raises `TypeError` if the model is not of a class that the task runs."""
-        if not isinstance(model, cls.heads):
-            name = type(model).__name__
-            raise TypeError(f"{cls._needs()}. Got a {name}: {cls._advice(name, 'model')}.")
 
     @classmethod
     def _needs(cls) -> str:
@@ -79,7 +74,7 @@ class AbstractTask(abc.ABC):
             source: As for [`bart_eqx.from_pretrained`][].
             revision: A branch, tag or commit on the Hub.
             subfolder: A folder inside the source.
-            dtype: Of the parameters; by default that of the file.
+            dtype: The dtype of the parameters; by default that of the file.
             **options: Those of the class. They take precedence over what the checkpoint's config.json says of the task.
 
         Raises:

@@ -53,7 +53,7 @@ class TextGenerator(AbstractGenerativeTask):
             texts: One source, or a list.
             choices: The only texts that may be generated: names, labels, titles. They are tokenised as whole targets.
             truncation: Drop the end of a source that the model has no positions for; `False` makes it an error.
-            **options: Of [`bart_eqx.generate`][]. They override those of the constructor.
+            **options: Options of [`bart_eqx.generate`][]. They override those of the constructor.
 
         Returns:
             For a source a `Text2TextGenerationOutput`, or with `num_return_sequences` a list of them, best first; for a

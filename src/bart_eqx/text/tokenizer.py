@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -19,13 +19,10 @@ from ..checkpoint.find import find_tokenizer
 from ..checkpoint.tokenizer import TOKENIZER_FILES, tokenizer_files
 from ..checkpoint.write import write_bytes
 from ..lazy_beartype import CONF
+from .checks import check_texts, subject
 from .tokenizer_files import read_tokenizer
 from .tokens import Frame, Part, TokenBatch, Tokens, pad
-
-
-Truncation = Literal["longest_first", "only_first", "only_second"]
-MAX_CHARACTERS = 2**23  # of one text: the library takes half a kilobyte for each
-_QUOTED = 60  # characters of a text in an error message
+from .truncation import Truncation, kept_tokens
 
 
 class Tokenizer:
@@ -183,7 +180,7 @@ class Tokenizer:
             pad_to_multiple_of: Round the length of the batch up.
 
         Raises:
-            ValueError: if a text has a lone surrogate, is longer than `MAX_CHARACTERS`, needs a token for which the
+            ValueError: if a text has a lone surrogate, is longer than 8,388,608 characters, needs a token for which the
                 model has no row, or does not fit; or if `texts` and `pairs` differ in length.
         """
         single = isinstance(texts, str)
@@ -221,7 +218,7 @@ class Tokenizer:
             raise ValueError(f"`texts` and `pairs` must be equally many. Got {len(texts)} and {len(pairs)}.")
         sources = [texts] if pairs is None else [texts, pairs]
         for name, source in zip(("texts", "pairs"), sources, strict=False):
-            _check_texts(name, source)
+            check_texts(name, source)
         backend = self.backend_of_characters if split_special_tokens else self.backend
         sides = [backend.encode_batch([prefix + text for text in texts], add_special_tokens=False)]
         if pairs is not None:
@@ -233,7 +230,7 @@ class Tokenizer:
         rows = []
         for encodings, *together in zip(zip(*sides, strict=True), *sources, strict=True):
             lengths = [len(encoding) for encoding in encodings]
-            kept = lengths if room is None else _kept(lengths, room, truncation, together)
+            kept = lengths if room is None else kept_tokens(lengths, room, truncation, together)
             shifts = (len(prefix), 0)
             parts = tuple(Part(e, 0, stop, shift) for e, stop, shift in zip(encodings, kept, shifts, strict=False))
             row = Tokens(frame, parts, sum(lengths) - sum(kept))
@@ -271,7 +268,7 @@ class Tokenizer:
         if size is not None and (beyond := sorted({token for token in row.input_ids if token >= size})):
             named = ", ".join(f"{self.backend.id_to_token(token)!r} ({token})" for token in beyond[:5])
             raise ValueError(
-                f"{_subject(*texts)} needs {named}, and the model's vocabulary has the ids 0 to {size - 1}. Remove the "
+                f"{subject(*texts)} needs {named}, and the model's vocabulary has the ids 0 to {size - 1}. Remove the "
                 "token from the text, or give the model rows for it."
             )
 
@@ -355,66 +352,3 @@ def _id(backend: tokenizers.Tokenizer, token: str) -> int:
     found = backend.token_to_id(token)
     assert found is not None
     return found
-
-
-def quoted(text: str) -> str:
-    """A text, or its beginning, for an error message. An index would mislead: tasks and runs over files make lists of
-    their own from the caller's texts."""
-    return repr(text) if len(text) <= _QUOTED else f"{text[:_QUOTED]!r}..."
-
-
-def _subject(text: str, pair: str | None = None) -> str:
-    return f"The text {quoted(text)}" if pair is None else f"The pair {quoted(text)}, {quoted(pair)}"
-
-
-def _kept(lengths: Sequence[int], room: int, truncation: Truncation | bool, texts: Sequence[str]) -> list[int]:
-    """The number of tokens of each text that are kept, `room` in all."""
-    excess = sum(lengths) - room
-    if excess <= 0:
-        return list(lengths)
-    if truncation is False:
-        raise ValueError(
-            f"{_subject(*texts)} has {excess} tokens more than fit. Split it, give a larger `max_length`, or "
-            "have its end dropped with `truncation`."
-        )
-    if truncation == "only_second" and len(lengths) == 1:
-        raise ValueError('`truncation="only_second"` is for pairs.')
-    first, second = lengths[0], lengths[1] if len(lengths) == 2 else 0
-    if truncation == "only_first":
-        drop = (excess, 0)
-    elif truncation == "only_second":
-        drop = (0, excess)
-    elif len(lengths) == 1:
-        drop = (excess, 0)
-    else:  # of the longer text until both are equally long, then of both in turn
-        alone = min(abs(first - second), excess)
-        half = (excess - alone) // 2
-        rest = excess - alone - half
-        drop = (alone + half, rest) if first > second else (half, alone + rest)
-    kept = [length - dropped for length, dropped in zip(lengths, drop, strict=False)]
-    if min(kept) < 0:
-        name = "first" if kept[0] < 0 else "second"
-        raise ValueError(
-            f"{_subject(*texts)} does not fit even without its {name} text, which `truncation={truncation!r}` cuts."
-        )
-    return kept
-
-
-def _check_texts(name: str, texts: Sequence[Any]) -> None:
-    """Refuse what the library would misread, or report in another way."""
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"`{name}` must be strings. {name}[{index}] is {type(text).__name__}.")
-        if len(text) > MAX_CHARACTERS:
-            raise ValueError(
-                f"{_subject(text)} has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are tokenised at once: "
-                "split it."
-            )
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"{_subject(text)} has a lone surrogate, {text[error.start]!r}, at character {error.start}: it is "
-                    "not Unicode. Read its file with errors='replace', or remove it."
-                ) from None

@@ -49,7 +49,7 @@ _BERT_FIXED = {"do_basic_tokenize": True, "never_split": None}
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFiles:
-    """What a folder says about its tokenizer.
+    """The tokenizer of a folder, and settings that belong to it.
 
     Args:
         backend: The tokenizer, without truncation and padding.

@@ -1,4 +1,4 @@
-"""What a tokenizer returns: the tokens of one text or pair, and a padded batch of them."""
+"""The tokens of one text or pair, and a padded batch of them."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ class Part:
     """The tokens that are kept of one text.
 
     Args:
-        encoding: Of the whole text.
+        encoding: The encoding of the whole text.
         start: The first token that is kept.
         stop: The first token after it that is not.
         shift: Characters that were put in front of the text.
