@@ -261,7 +261,7 @@ def test_encoder_outputs_in_place_of_tokens(model: Model) -> None:
     )
     np.testing.assert_array_equal(result.sequences, write(model, num_beams=3).sequences)
     np.testing.assert_array_equal(encoded.last_hidden_state, before)
-    with pytest.raises(ValueError, match="Give `input_ids` beside `encoder_outputs`"):
+    with pytest.raises(ValueError, match="Give `input_ids` as well as `encoder_outputs`"):
         generate(model, encoder_outputs=encoded, encoder_no_repeat_ngram_size=2)
     with pytest.raises(ValueError, match="Give `input_ids`, or `encoder_outputs`"):
         generate(model)
@@ -461,7 +461,7 @@ def test_nothing_small_compiles(model: Model, caplog: pytest.LogCaptureFixture) 
     with jax.log_compiles(), caplog.at_level(logging.WARNING, logger="jax"):
         generate(model, source, max_length=11, num_beams=2, num_return_sequences=2, **FREE | options)
     compiled = [record.message for record in caplog.records if record.message.startswith("Compiling jit")]
-    assert len(compiled) == 2 and "jit(beam_search)" in compiled[0] and "jit(_readable)" in compiled[1]
+    assert len(compiled) == 2 and "jit(beam_search)" in compiled[0] and "jit(_assemble)" in compiled[1]
 
 
 @pytest.mark.parametrize("search", ["greedy", "beams", "sample"])

@@ -3,7 +3,8 @@ from .checkpoint.errors import CheckpointError as CheckpointError
 from .checkpoint.load import from_flax as from_flax, from_pretrained as from_pretrained
 from .checkpoint.save import save_pretrained as save_pretrained, to_flax as to_flax
 from .config import BartConfig as BartConfig
-from .generation.generate import GenerationResult as GenerationResult, generate as generate, stream as stream
+from .generation.generate import generate as generate, stream as stream
+from .generation.result import GenerationResult as GenerationResult
 from .generation_config import GenerationConfig as GenerationConfig
 from .kernels.attention import AbstractDotProduct as AbstractDotProduct, DotProduct as DotProduct
 from .model.attention import AbstractAttention as AbstractAttention, BartAttention as BartAttention

@@ -1,8 +1,8 @@
 """`prefix_allowed_tokens`: the sets of a call, and whether each of their sequences can be generated.
 
-A search that cannot generate a sequence leaves the set, or returns a row that means nothing. So whatever bars a
-sequence is looked for before the search, in all settings that bar or force tokens. What is traced then, and what custom
-processors do, is seen after the search: `PrefixTrie.contains` says which rows are in the set.
+A search that cannot generate a sequence leaves the set, or returns a row that means nothing. So `check_reachable` looks
+for it before the search, in every setting that bars or forces tokens. It cannot see traced values or the effect of
+custom processors; after the search, `PrefixTrie.contains` says which rows are in the set.
 """
 
 import dataclasses
@@ -60,7 +60,7 @@ def check_reachable(
         sets: One for all rows, or one for each.
         config: All settings of the call.
         prompt: The prompts. Where they are traced, only what does not depend on them is checked.
-        source: The source's tokens, if there are any; of interest where `encoder_no_repeat_ngram_size` is on.
+        source: The source's tokens, if there are any; read where `encoder_no_repeat_ngram_size` is on.
         max_length: Slots of a whole sequence, prompt included.
 
     Raises:
@@ -97,7 +97,7 @@ def check_reachable(
 
 @dataclasses.dataclass(frozen=True)
 class _Bars:
-    """What bars sequences in one row, as the processors in `processors/from_config.py` do."""
+    """The settings that bar sequences in one row, as the processors in `processors/from_config.py` apply them."""
 
     config: GenerationConfig
     prompt_length: int

@@ -25,7 +25,7 @@ from .sharding import RowSharding
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What a search needs of one call."""
+    """The validated arguments of one call, for a search."""
 
     config: GenerationConfig
     traced: Mapping[str, Float[Array, ""]]
@@ -48,7 +48,7 @@ class Arguments:
     semantics: Semantics
     key: PRNGKeyArray | None
     sharding: RowSharding | None
-    """Where the rows lie; `None` on a single device."""
+    """How the rows are sharded; `None` on a single device."""
 
     def number(self, name: str) -> Float[Array, ""]:
         """A setting as an array."""
@@ -77,8 +77,14 @@ def validated(request: Request) -> Arguments:
     multiple, allowed = request.pad_to_multiple_of, request.prefix_allowed_tokens
     config = (request.generation_config or model.generation_config).override(**options)
     decoder_alone = isinstance(model, AbstractCausalLM)
-    has = dict(has_trie=allowed is not None, has_key=request.key is not None)
-    check_options(config, options, semantics, decoder_alone=decoder_alone, **has)
+    check_options(
+        config,
+        options,
+        semantics,
+        decoder_alone=decoder_alone,
+        has_trie=allowed is not None,
+        has_key=request.key is not None,
+    )
     check_vocabulary(config, model.config.vocab_size)
 
     if decoder_alone:
@@ -120,7 +126,7 @@ def validated(request: Request) -> Arguments:
         encoder_hidden_states=put_rows(states, ndim=2),
         encoder_attention_mask=put_rows(source_mask),
     )
-    # What options take for the source: processors that read its tokens, and prompt lookup.
+    # The tokens that processors and prompt lookup read as those of the source.
     looked_up = prompt if decoder_alone else source
     source_tokens = None if looked_up is None else put_rows(looked_up.marked())
     lengths = dict(prompt_length=prompt_length, max_length=max_length)

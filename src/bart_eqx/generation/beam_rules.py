@@ -35,7 +35,7 @@ EarlyStopping = bool | Literal["never"]
 
 
 class BeamSettings(eqx.Module):
-    """What all rules read. The score of a hypothesis is its log-probability divided by a power of its length."""
+    """The settings of all rules. The score of a hypothesis is its log-probability divided by a power of its length."""
 
     ending: EndAndPadding
     length_penalty: Float[Array, ""]

@@ -146,7 +146,7 @@ class BeamGroup(eqx.Module):
 
 
 class BeamSearchState(AbstractLoopState):
-    """What one step of a beam search hands to the next."""
+    """The loop state of beam search."""
 
     groups: tuple[BeamGroup, ...]
     length: Integer[Array, ""]

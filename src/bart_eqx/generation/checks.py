@@ -158,17 +158,18 @@ def check_options(
             warn_at_caller(f"`{name}={options[name]!r}` has no effect without `{needs}`.")
     if has_key and not config.do_sample:
         warn_at_caller("`key` has no effect without `do_sample=True`.")
-    unread = "decoder_start_token_id" if decoder_alone else "bos_token_id"
-    if options.get(unread) is not None:
+    start = "decoder_start_token_id" if decoder_alone else "bos_token_id"  # the other kind of model starts with it
+    if options.get(start) is not None:
         kind = "a decoder alone" if decoder_alone else "an encoder-decoder"
-        warn_at_caller(f"`{unread}={options[unread]!r}` has no effect on {kind}.")
+        warn_at_caller(f"`{start}={options[start]!r}` has no effect on {kind}.")
     if semantics == "flax":
         names = {field.name for field in dataclasses.fields(config)} - _FLAX_READS
         unread = sorted(name for name in names if getattr(config, name) != getattr(default, name))
-        if unread or has_trie:
-            what = ", ".join([*unread, *(["prefix_allowed_tokens"] if has_trie else [])])
+        unread += ["prefix_allowed_tokens"] if has_trie else []
+        if unread:
             raise ValueError(
-                f'`semantics="flax"` has the options of transformers 4.57\'s Flax loops, which ignore {what}.'
+                f'`semantics="flax"` has the options of transformers 4.57\'s Flax loops, which ignore '
+                f"{', '.join(unread)}."
             )
         if config.do_sample and (config.num_beams > 1 or config.num_return_sequences > 1):
             raise ValueError('`semantics="flax"` draws one sequence per row, without beams. Use the default semantics.')

@@ -68,7 +68,7 @@ class ForcedWords(eqx.Module):
         return jnp.all(progress.queue == NOT_PENDING, axis=-1) & (progress.node < 0)
 
     def bank(self, progress: Progress) -> Integer[Array, "*rows"]:
-        """The number of tokens of the words so far. A complete word counts as many as the longest word has."""
+        """The number of tokens of the words so far. A complete word counts as the longest word."""
         longest = jnp.max(self.height)
         busy = progress.node >= 0
         complete = jnp.sum(progress.queue == NOT_PENDING, axis=-1, dtype=jnp.int32) - busy.astype(jnp.int32)

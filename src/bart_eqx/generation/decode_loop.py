@@ -1,4 +1,4 @@
-"""What every search shares besides the model: when a sequence ends, what is recorded, and the loop, in stages."""
+"""What every search shares: when a sequence ends, what is recorded, and the loop, in stages."""
 
 import logging
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class EndAndPadding(eqx.Module):
 
 
 class StepRecords(eqx.Module):
-    """The scores of the whole vocabulary at every step; `None` where they were not asked for."""
+    """The scores of the whole vocabulary at every step; `None` where they were not requested."""
 
     scores: Float[Array, "batch beams steps vocab"] | None
     """After the processors."""
@@ -58,7 +58,7 @@ class StepRecords(eqx.Module):
 
 
 class SearchResult(eqx.Module):
-    """What every search returns: `returned` sequences for each source. `None` for what was not asked for, or does not
+    """What every search returns: `returned` sequences for each source. `None` for what was not requested, or does not
     apply."""
 
     tokens: Integer[Array, "batch returned buffer"]
@@ -85,7 +85,7 @@ def can_choose(scores: Float[Array, "*rows vocab"]) -> Bool[Array, "*rows"]:
 
 
 class AbstractLoopState(eqx.Module):
-    """What one step of a search hands to the next: these, and what the search adds."""
+    """The loop state that all searches have in common."""
 
     length: eqx.AbstractVar[Integer[Array, ""]]
     """Slots in use, the same in every row, ended or not: the next token goes into slot `length`."""

@@ -1,18 +1,13 @@
 """`generate` and `stream`: from a source to the tokens that the model generates."""
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
-from jaxtyping import Bool, Float, Integer, PRNGKeyArray, Shaped
+from jaxtyping import Float, Integer, PRNGKeyArray
 
 from ..generation_config import GenerationConfig
-from ..migration import TransformersOutput
 from ..model.language_model import AbstractLanguageModel
-from ..model.outputs import BaseModelOutput, CausalLMOutputWithCrossAttentions
+from ..model.outputs import BaseModelOutput
 from ..typing import Array, HostArray, Mask
 from .arguments import Arguments, validated
 from .beam_rules import AbstractBeamRules, BeamSettings, FlaxRules, PyTorchRules, ScorerRules
@@ -21,46 +16,10 @@ from .constrained_beams import ConstrainedRules, ForcedWords
 from .decode_loop import SearchResult
 from .model_calls import teacher_forced
 from .processors.scores import int_setting
-from .processors.token_trie import PrefixTrie
 from .prompt_lookup import prompt_lookup
 from .request import Request, Semantics, checked_by_hand
+from .result import GenerationResult, generation_result, with_batch_axes
 from .sample import AbstractChoice, Draw, FlaxDraw, Greedy, sample, sample_steps
-
-
-class GenerationResult(eqx.Module, TransformersOutput):
-    """What `generate` returns. A row is a sequence; the `num_return_sequences` of a source follow one another.
-
-    A field is `None` where it was not asked for, or where the search does not have it.
-
-    `steps` are the tokens after the prompt. If a row's prompt has `prompt` slots, start token included, of which
-    `padding` are padded, step `t` has chosen token `prompt - padding + t` of `sequences`.
-    """
-
-    sequences: Integer[Array, "*rows max_len"]
-    """The prompt and the generated tokens; `pad_token_id` after the end."""
-    lengths: Integer[Array, "*rows"]
-    """Tokens before the padding, prompt and end included."""
-    finite: Bool[Array, "*rows"]
-    """False if a token was chosen although its scores were NaN, infinite or all masked, or if the sequence is not among
-    `prefix_allowed_tokens`. Discard the sequence."""
-    scores: Float[Array, "*rows"] | None = None
-    """Beam search: the sum of the log-probabilities, divided by the generated length to the power `length_penalty`."""
-    beam_indices: Integer[Array, "*rows steps"] | None = None
-    """Beam search: for each token, the parent beam: its index in `step_scores` flattened to `[batch * num_beams, ...]`;
-    -1 after the end."""
-    step_scores: Float[Array, "*beams steps vocab"] | None = None
-    """With `output_scores`: the processed scores of every step. In beam search they are log-probabilities."""
-    step_logits: Float[Array, "*beams steps vocab"] | None = None
-    """With `output_logits`: the model's logits at every step."""
-    cross_attentions: tuple[Float[Array, "*rows heads steps src"] | None, ...] | None = None
-    """With `output_attentions`: for each layer and step, the weights over the source."""
-    decoder_attentions: tuple[Float[Array, "*rows heads steps slots"] | None, ...] | None = None
-    """With `output_attentions`: for each layer and step, the weights over the slots of the sequence. The padding of a
-    prompt comes first here, with weights of zero: slot `s` is token `s - padding` of `sequences`."""
-    decoder_hidden_states: tuple[Float[Array, "*rows steps dim"], ...] | None = None
-    """With `output_hidden_states`: the embedded input and the output of every layer, at each step."""
-    model_calls: Integer[Array, "*rows"] | None = None
-    """Prompt lookup: calls of the decoder. Greedy search makes one per token."""
 
 
 @checked_by_hand
@@ -104,18 +63,18 @@ def generate(
         encoder_outputs: From `model.encode`, which is then not called. `input_ids` may be given as well, for options
             that read the source's tokens.
         encoder_attention_mask: For a decoder alone: zero, or False, at padding of `encoder_outputs`.
-        decoder_input_ids: A prompt for each row, which is continued. `decoder_start_token_id` is put in front where no
-            row has it; traced prompts are taken as they are.
+        decoder_input_ids: A prompt for each row, which is continued. `decoder_start_token_id` is prepended where no row
+            begins with it; traced prompts are not changed.
         decoder_attention_mask: Zero, or False, at padding of the prompts, on either side. A padded row is continued as
             it would be alone, and returned without its padding.
         generation_config: By default `model.generation_config`, which came with the checkpoint. Another one replaces it
             entirely, token ids included; `model.generation_config.override(...)` makes one that keeps the rest.
         logits_processor: Functions `(logits, tokens, length) -> logits` as in `bart_eqx.generation.processors`. They
-            run after the processors of the options and before those of sampling. A function is part of what is
-            compiled: one made anew for each call, such as `logits_processor=[lambda ...]`, compiles the loop at every
-            call. Define it once; where it needs values, make it an `equinox.Module` that holds them as arrays.
+            run after the processors of the options and before those of sampling. A function is part of the compiled
+            program: a new one in each call, such as `logits_processor=[lambda ...]`, recompiles the loop every time.
+            Define it once; where it needs values, make it an `equinox.Module` that holds them as arrays.
         prefix_allowed_tokens: Token sequences, one of which must follow the prompt; or one list of sequences per row.
-            They begin after the start token, and need not have the token that ends them.
+            They begin after the start token, and may omit the end token.
         semantics: "pytorch" gives the tokens of transformers 5 with PyTorch; "flax" those of 4.57's Flax loops.
         pad_to_multiple_of: Round the source's length and `max_length` up internally, so that other lengths reuse a
             compiled loop. The result is the same.
@@ -157,9 +116,7 @@ def generate(
             output_attentions=call.config.output_attentions,
             output_hidden_states=call.config.output_hidden_states,
         )
-    pad, padding = call.ending.pad_token_id, call.inputs.padding
-    result = _readable(searched, states, call.allowed, pad, padding, call.prompt_length, call.batch)
-    result = _trimmed(result, call)
+    result = generation_result(searched, states, call)
     return result if call.sharding is None else call.sharding.put_batch(result)
 
 
@@ -174,8 +131,8 @@ def stream(
 ) -> Iterator[Integer[Array, "*rows"]]:
     """Generate as [`generate`][bart_eqx.generate] does, and yield each token as soon as it is chosen.
 
-    Each step is one call of a compiled function, to which the cache is donated. That is slower than `generate` by the
-    dispatch of one call per token, and can be stopped at any time: at a stop string, or after a time limit.
+    Each step is one call of a compiled function, to which the cache is donated. It costs the dispatch of one call per
+    token more than `generate`, and can be stopped at any time: at a stop string, or after a time limit.
 
     Args:
         model: As in `generate`, and so are all other arguments.
@@ -192,8 +149,8 @@ def stream(
         FloatingPointError: if a token would be chosen although its scores are NaN, infinite or all masked.
         ValueError: as `generate`; and for beam search and prompt lookup, which do not choose one token at a time.
     """
-    own = dict(model=model, input_ids=input_ids, attention_mask=attention_mask, key=key)
-    call = validated(Request.from_keywords(own | arguments))
+    named = dict(model=model, input_ids=input_ids, attention_mask=attention_mask, key=key)
+    call = validated(Request.from_keywords(named | arguments))
     c = call.config
     if c.num_beams > 1 or c.prompt_lookup_num_tokens is not None:
         raise ValueError(
@@ -210,7 +167,7 @@ def stream(
         num_sequences=c.num_return_sequences,
         buffer=call.buffer,
     )
-    in_batch_axes = (_with_batch_axes(token, call.batch) for token in tokens)
+    in_batch_axes = (with_batch_axes(token, call.batch) for token in tokens)
     return in_batch_axes if call.sharding is None else map(call.sharding.put_batch, in_batch_axes)
 
 
@@ -272,65 +229,3 @@ def _beam_rules(call: Arguments) -> AbstractBeamRules:
     if c.num_beam_groups > 1:
         return ScorerRules(settings)
     return FlaxRules(settings) if call.semantics == "flax" else PyTorchRules(settings)
-
-
-def _with_batch_axes(x: Shaped[Array, "batch n ..."], batch: tuple[int, ...]) -> Array:
-    """`x` with the caller's batch axes, the last of them `n` times as long."""
-    n = x.shape[1]
-    if n == 1:
-        return x.reshape(*batch, *x.shape[2:])
-    return x.reshape(*batch[:-1], n * (batch[-1] if batch else 1), *x.shape[2:])
-
-
-@eqx.filter_jit
-def _readable(
-    result: SearchResult,
-    states: CausalLMOutputWithCrossAttentions | None,
-    allowed: PrefixTrie | None,
-    pad: Integer[Array, ""],
-    padding: Integer[Array, "batch 1"] | None,
-    prompt_length: int,
-    batch: tuple[int, ...],
-) -> GenerationResult:
-    """The result in the caller's batch axes, with padding moved from the front to the end, and states only of the
-    steps."""
-    tokens, lengths, finite = result.tokens, result.lengths, result.finite
-    if allowed is not None:
-        finite = finite & allowed.contains(tokens, lengths)
-    if padding is not None:
-        tokens = jnp.take_along_axis(tokens, jnp.argsort(tokens < 0, axis=-1, stable=True), axis=-1)
-        lengths = jnp.maximum(lengths - padding, 0)
-    records, calls = result.records, result.model_calls
-    of_steps: Callable[..., Any] = lambda layers: jax.tree.map(lambda x: x[..., prompt_length - 1 :, :], layers)
-    readable = GenerationResult(
-        sequences=jnp.where(tokens < 0, pad, tokens),
-        lengths=lengths,
-        finite=finite,
-        scores=result.scores,
-        beam_indices=result.beam_indices,
-        step_scores=None if records is None else records.scores,
-        step_logits=None if records is None else records.logits,
-        cross_attentions=None if states is None else of_steps(states.cross_attentions),
-        decoder_attentions=None if states is None else of_steps(states.attentions),
-        decoder_hidden_states=None if states is None else of_steps(states.hidden_states),
-        model_calls=None if calls is None else calls[:, None],
-    )
-    return jax.tree.map(lambda x: _with_batch_axes(x, batch), readable)
-
-
-def _trimmed(result: GenerationResult, call: Arguments) -> GenerationResult:
-    """Without the slots and the source tokens that `pad_to_multiple_of` has added."""
-    if call.buffer == call.max_length and call.source_length == call.padded_source_length:
-        return result
-    length, steps, src = call.max_length, call.max_length - call.prompt_length, call.source_length
-    trim: Callable[..., Any] = lambda arrays, *slices: jax.tree.map(lambda x: x[..., *slices], arrays)
-    return dataclasses.replace(
-        result,
-        sequences=trim(result.sequences, slice(length)),
-        beam_indices=trim(result.beam_indices, slice(steps)),
-        step_scores=trim(result.step_scores, slice(steps), slice(None)),
-        step_logits=trim(result.step_logits, slice(steps), slice(None)),
-        cross_attentions=trim(result.cross_attentions, slice(steps), slice(src or None)),
-        decoder_attentions=trim(result.decoder_attentions, slice(steps), slice(length - 1)),
-        decoder_hidden_states=trim(result.decoder_hidden_states, slice(steps), slice(None)),
-    )

@@ -23,7 +23,7 @@ from .processors.scores import LogitsProcessor, apply, last_tokens
 
 
 class LookupState(AbstractLoopState):
-    """What one call of the model hands to the next. The buffer has room for a draft after its last slot."""
+    """The loop state of prompt lookup. The buffer has room for a draft after its last slot."""
 
     tokens: Integer[Array, "batch 1 buffer"]
     length: Integer[Array, ""]

@@ -74,7 +74,7 @@ class FlaxDraw(AbstractChoice):
 
 
 class SampleState(AbstractLoopState):
-    """What one step of greedy search or sampling hands to the next."""
+    """The loop state of greedy search and sampling."""
 
     tokens: Integer[Array, "batch beams buffer"]
     length: Integer[Array, ""]

@@ -21,9 +21,10 @@ class RowSharding:
 
     @classmethod
     def of(cls, arrays: Sequence[tuple[Any, int]]) -> "RowSharding | None":
-        """That of the first array which lies on several devices; `None` if none does, or where arrays are traced.
+        """The sharding of the first array that is on several devices; `None` if none is, or if they are traced.
 
-        Each array comes with the number of its axes that are not batch axes.
+        Args:
+            arrays: Each with the number of its axes that are not batch axes.
         """
         for array, others in arrays:
             if isinstance(array, Array) and not isinstance(array, Tracer):

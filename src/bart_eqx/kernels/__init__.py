@@ -1,6 +1,6 @@
-"""What exists for a machine's sake. Each function equals the one line of mathematics that opens its docstring.
+"""Code for speed on particular machines. Each function equals the one line of mathematics that opens its docstring.
 
-`plain()` turns all of it off: inside that context every function computes its line as it is written.
+`plain()` turns all kernels off: inside that context every function computes its line as it is written.
 """
 
 from ..lazy_beartype import check_signatures_in

@@ -15,12 +15,12 @@ from .platforms import by_rows
 from .rows import in_turn
 
 
-# Bytes. A row of a batch whose scores take more is attended to alone on CPU (measurements in `docs/performance.md`).
+# Bytes. On CPU, rows whose scores are larger are computed one at a time (measurements in `docs/performance.md`).
 LARGE_SCORES = 4 << 20
 
 
 class AbstractDotProduct(eqx.Module):
-    """What a `BartAttention` does between its projections."""
+    """Interface for replacing what a `BartAttention` does between its projections."""
 
     @abc.abstractmethod
     def __call__(

@@ -44,7 +44,8 @@ def top_k(scores: Float[Array, "*rows n"], k: int) -> tuple[Float[Array, "*rows 
 def argmax(scores: Float[Array, "*rows n"]) -> Integer[Array, "*rows"]:
     """`jnp.argmax(scores, axis=-1)`, where infinity counts as the largest finite number.
 
-    XLA on CPU compares values and indices one by one. There, only the chunk with the largest maximum is searched so.
+    XLA on CPU compares values and indices one by one. There, only the chunk with the largest maximum is searched this
+    way. (A search calls no row `finite` that has an infinite score: `can_choose`.)
     """
     *rows, n = scores.shape
     chunk = _chunk_size(n)

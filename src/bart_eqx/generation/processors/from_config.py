@@ -174,7 +174,7 @@ def _needed(source: Integer[Array, "batch src"] | None, config: GenerationConfig
     if source is None:
         raise ValueError(
             f"encoder_repetition_penalty={config.encoder_repetition_penalty} and encoder_no_repeat_ngram_size="
-            f"{config.encoder_no_repeat_ngram_size} read the source's tokens. Give `input_ids` beside "
+            f"{config.encoder_no_repeat_ngram_size} read the source's tokens. Give `input_ids` as well as "
             f"`encoder_outputs`, which has no tokens."
         )
     return source[:, None]

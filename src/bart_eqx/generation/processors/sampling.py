@@ -15,6 +15,7 @@ from .scores import AbstractLogitsProcessor
 
 
 def without(logits: Float[Array, "*rows vocab"], cut: Bool[Array, "*rows vocab"]) -> Float[Array, "*rows vocab"]:
+    """The scores, minus infinity where `cut` holds."""
     return jnp.where(cut, -jnp.inf, logits)
 
 

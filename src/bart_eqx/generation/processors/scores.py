@@ -28,7 +28,7 @@ class AbstractLogitsProcessor(eqx.Module):
 
 
 def float_setting(values: float | Sequence[Any]) -> Array:
-    """A float32 array, made by way of NumPy: `jnp.asarray` would compile a small program for each shape."""
+    """A float32 array, made with NumPy: `jnp.asarray` would compile a small program for each shape."""
     return jax.device_put(np.asarray(values, np.float32))
 
 

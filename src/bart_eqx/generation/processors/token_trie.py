@@ -15,7 +15,7 @@ from .scores import AbstractLogitsProcessor, int_setting, marked
 class Trie(eqx.Module):
     """The edges of one trie or of several, each with a root of its own. Nodes are numbers.
 
-    Memory is linear in the edges, and a lookup compares all of them: made for up to some ten thousand tokens.
+    Memory is linear in the edges, and a lookup compares all of them: it is meant for up to about ten thousand tokens.
     """
 
     parents: Integer[Array, " edges"]
