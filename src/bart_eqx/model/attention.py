@@ -86,7 +86,7 @@ class BartAttention(AbstractAttention):
             num_heads: The number of heads, a divisor of `dim`.
             dropout: The rate at which weights are dropped in training.
             init_std: Standard deviation of the initial weights.
-            dtype: Of the parameters.
+            dtype: The dtype of the parameters.
             key: For the initial weights.
 
         Raises:

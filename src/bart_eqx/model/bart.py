@@ -43,7 +43,7 @@ class BartModel(eqx.Module, TransformersModel):
         """
         Args:
             config: The sizes of the model.
-            dtype: Of the parameters.
+            dtype: The dtype of the parameters.
             key: For the initial weights.
         """
         shared_key, encoder_key, decoder_key = jr.split(key, 3)

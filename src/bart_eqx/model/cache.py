@@ -54,7 +54,7 @@ class DecoderCache(eqx.Module):
         return self.attention_mask.shape[-1]
 
     def with_room(self, max_length: int) -> "DecoderCache":
-        """The same with `max_length` slots. These may exceed the position table: beams occupy slots at one position."""
+        """The same with `max_length` slots. There may be more of them than positions: beams share a position."""
         extra = max_length - self.max_length
         if extra == 0:
             return self
@@ -74,7 +74,7 @@ class DecoderCache(eqx.Module):
     def check_fits(self, new: Dim) -> None:
         """
         Raises:
-            ValueError: if there are no `new` tokens; or if they do not fit, as far as `position` can be seen.
+            ValueError: if there are no `new` tokens; or if they do not fit, where `position` is not traced.
         """
         if isinstance(new, int) and new == 0:
             raise ValueError("There are no new tokens to decode. Got 0: give at least one.")

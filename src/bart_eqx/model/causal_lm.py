@@ -1,4 +1,4 @@
-"""`BartForCausalLM`: the decoder alone, as a language model, or beside another encoder."""
+"""`BartForCausalLM`: the decoder alone, as a language model, or over the states of another encoder."""
 
 from typing import overload
 
@@ -55,7 +55,7 @@ class BartForCausalLM(AbstractCausalLM, TransformersModel):
         Args:
             config: The sizes of the model, of which the encoder's are not used.
             generation_config: The settings of `generate`; by default they have the token ids of `config`.
-            dtype: Of the parameters.
+            dtype: The dtype of the parameters.
             key: For the initial weights.
         """
         embed_key, decoder_key, head_key = jr.split(key, 3)
@@ -109,7 +109,7 @@ class BartForCausalLM(AbstractCausalLM, TransformersModel):
         output_hidden_states: bool = False,
         key: PRNGKeyArray | None = None,
     ) -> tuple[CausalLMOutputWithCrossAttentions, DecoderCache]:
-        """The call over a cache, under the name and the arguments that an encoder-decoder has for it."""
+        """A call over a cache, with the name and the arguments of an encoder-decoder's method."""
         return self(
             decoder_input_ids,
             decoder_attention_mask,
@@ -170,7 +170,7 @@ class BartForCausalLM(AbstractCausalLM, TransformersModel):
                 `[*batch, new, slots]`, as in [`BartModel.decode`][bart_eqx.BartModel.decode].
             position_ids: By default a token's position is its slot, also where tokens are masked.
             encoder_hidden_states: What cross attention reads; without a cache, which has its own.
-            encoder_attention_mask: Zero, or False, where it must not.
+            encoder_attention_mask: Zero, or False, at padding of `encoder_hidden_states`.
             cache: From `init_cache`, or from the last call. It is not changed; the extended one is returned.
             output_attentions: Return the attention weights of every layer.
             output_hidden_states: Return the embedded input and the output of every layer.
@@ -180,8 +180,9 @@ class BartForCausalLM(AbstractCausalLM, TransformersModel):
             The output, with `logits` `[*batch, new, vocab]`, and with a cache also the cache after these tokens.
 
         Raises:
-            ValueError: if encoder states come beside a cache, or a mask without states; if the tokens do not fit in the
-                cache, or an id is outside its table. Traced values cannot be checked, and become NaN instead.
+            ValueError: if encoder states are given as well as a cache, or their mask without them; if the tokens do not
+                fit in the cache, or an id is outside its table. Traced values cannot be checked, and become NaN
+                instead.
         """
         input_ids = check_token_ids("input_ids", input_ids, self.config.vocab_size)
         if cache is not None and not (encoder_hidden_states is None and encoder_attention_mask is None):

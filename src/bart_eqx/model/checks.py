@@ -19,7 +19,7 @@ from ..typing import Array, Dim, HostArray
 
 
 def is_known(values: object) -> bool:
-    """Whether `values` can be read now: not inside a transformation, and not spread over other hosts."""
+    """Whether `values` can be read now: they are not traced, and no part of them is on another host."""
     return not isinstance(values, Tracer) and getattr(values, "is_fully_addressable", True)
 
 
@@ -33,7 +33,7 @@ def check_range(
     """`values`, all of which are in `[low, high)`.
 
     Raises:
-        ValueError: if some are not, and they can be seen.
+        ValueError: if some are not, and the values are known.
     """
     if is_known(values):
         host = np.asarray(values)
@@ -52,7 +52,7 @@ def check_token_ids(
     """`ids`, all of which are in the vocabulary.
 
     Raises:
-        ValueError: if some are not, and they can be seen; or if `ids` are sharded over an axis of type Explicit.
+        ValueError: if some are not, and the ids are known; or if they are sharded over an axis of type Explicit.
     """
     check_not_explicit(f"`{name}`", ids)
     return check_range(name, ids, 0, vocab_size, "Are the tokenizer and the checkpoint of one kind?")

@@ -51,7 +51,7 @@ class BartForConditionalGeneration(AbstractBartHead, AbstractSeq2SeqLM):
         Args:
             config: The sizes of the model.
             generation_config: The settings of `generate`; by default they have the token ids of `config`.
-            dtype: Of the parameters.
+            dtype: The dtype of the parameters.
             key: For the initial weights.
         """
         model_key, head_key = jr.split(key)

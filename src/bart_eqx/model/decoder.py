@@ -1,4 +1,4 @@
-"""The decoder: the embeddings of target tokens to one state for each, reading and extending a cache.
+"""The decoder: embeddings of target tokens in, one state for each out, over a cache that is read and extended.
 
 Every call takes the same path: new tokens are written into a cache and attend to it. A step, a chunk, a prefix and a
 whole target differ only in the number of tokens; for teacher forcing a cache of exactly the target's length is made.
@@ -44,7 +44,7 @@ class AbstractDecoderLayer(eqx.Module):
 
     @abc.abstractmethod
     def empty_past(self, states: jax.ShapeDtypeStruct) -> KVCache:
-        """An empty cache of self-attention for `states`, `[*batch, max_len, dim]`: their shape and dtype alone."""
+        """An empty cache for self-attention. Of `states`, `[*batch, max_len, dim]`, only shape and dtype are given."""
 
     @abc.abstractmethod
     def project_source(
@@ -77,8 +77,8 @@ class AbstractDecoderLayer(eqx.Module):
             past: Keys and values of earlier tokens, from `empty_past` or the last call.
             start: The slot of the first new token.
             mask: True where a new token may attend to a slot, its own among them.
-            positions: Of the new tokens.
-            past_positions: Of the tokens in all slots, the new ones among them.
+            positions: Positions of the new tokens.
+            past_positions: Positions of the tokens in all slots, the new ones included.
             source: What cross attention reads; `None` for a decoder without an encoder.
             key: For dropout.
 
@@ -115,7 +115,7 @@ class BartDecoderLayer(AbstractDecoderLayer):
         Args:
             config: Sizes and rates: `BartConfig.decoder_layer`.
             residual: Where the norms stand: `PostNorm()`, which is BART's and the default, or `PreNorm()`.
-            dtype: Of the parameters.
+            dtype: The dtype of the parameters.
             key: For the initial weights.
         """
         self_key, cross_key, fc1_key, fc2_key = jr.split(key, 4)
@@ -144,7 +144,7 @@ class BartDecoderLayer(AbstractDecoderLayer):
         positions = jax.ShapeDtypeStruct(states.shape[:-1], jnp.int32)
         # Ask the attention: with grouped queries it has fewer heads of keys.
         keys, values = eqx.filter_eval_shape(project_kv, self.self_attn, states, positions)
-        # Each buffer is an allocation of its own, so that the cache can be donated.
+        # Each buffer is allocated separately, so that the cache can be donated.
         return KVCache(jnp.zeros(keys.shape, keys.dtype), jnp.zeros(values.shape, values.dtype))
 
     def project_source(
@@ -221,11 +221,11 @@ def run_decoder_layer(
 class BartDecoder(eqx.Module):
     """Embeddings and positions, a norm, a stack of layers over a `DecoderCache`.
 
-    The decoder of another model can be put together of the same parts.
+    The decoder of another model can be assembled from the same parts.
     """
 
     embed_tokens: AbstractEmbedding | None
-    """The target's own token table, for example in `BartForCausalLM`; `None` where that is `BartModel.shared`."""
+    """A token table for the target alone, for example in `BartForCausalLM`; `None` where it is `BartModel.shared`."""
     embed_positions: AbstractPositionalEmbedding | None
     """`None` where positions are left to attention."""
     layernorm_embedding: Callable[[Array], Array]
@@ -277,7 +277,7 @@ class BartDecoder(eqx.Module):
         """An empty cache for `max_length` tokens, over a source whose keys and values are projected here, once.
 
         Args:
-            embed_tokens: The table of the tokens to come: `self.embed_tokens`, or the model's.
+            embed_tokens: The token table, for the dtype of its vectors: `self.embed_tokens`, or the model's.
             batch: The batch axes.
             max_length: The number of slots.
             encoder_hidden_states: The source; `None` for a decoder without an encoder.
@@ -307,7 +307,7 @@ class BartDecoder(eqx.Module):
                 encoder_positions = jnp.broadcast_to(jnp.arange(src, dtype=jnp.int32), (*batch, src))
             cross_attn = tuple(layer.project_source(encoder_hidden_states, encoder_positions) for layer in self.layers)
         embedded = eqx.filter_eval_shape(embed_tokens, jax.ShapeDtypeStruct((*batch, max_length), jnp.int32))
-        # Where dtypes differ, states have at most the widest: a cache in it loses nothing.
+        # Where dtypes differ, the cache has the widest: no state is wider.
         parameters = jax.tree.leaves(eqx.filter(self, eqx.is_inexact_array))
         dtype = max((x.dtype for x in (embedded, *parameters)), key=lambda dtype: jnp.finfo(dtype).bits)
         states = jax.ShapeDtypeStruct(embedded.shape, dtype)
@@ -355,19 +355,9 @@ class BartDecoder(eqx.Module):
         check_axes("The new tokens", tuple(batch), "the cache", cache.attention_mask.shape[:-1])
         cache.check_fits(new)
         slots = cache.position + jnp.arange(new, dtype=jnp.int32)
-        if attention_mask is not None:
-            attention_mask = jnp.asarray(attention_mask).astype(bool)
-        if attention_mask is not None and attention_mask.ndim == inputs_embeds.ndim:
-            if attention_mask.shape[-2:] != (new, cache.max_length):
-                raise ValueError(
-                    f"A decoder mask with an axis for the new tokens covers every slot of the cache: [..., {new}, "
-                    f"{cache.max_length}]. Got {list(attention_mask.shape)}."
-                )
-            slot_mask, may_attend = cache.attention_mask, attention_mask[..., None, :, :]
-        else:
-            slot_mask = cache.mask_with(new, attention_mask)
-            may_attend = causal_mask(slots, jnp.arange(cache.max_length, dtype=jnp.int32))
-        mask = slot_mask[..., None, None, :] & may_attend
+        slot_mask, mask = _masks(
+            cache, slots, None if attention_mask is None else jnp.asarray(attention_mask).astype(bool)
+        )
         position_ids = slots if position_ids is None else jnp.asarray(position_ids, jnp.int32)
         positions = jnp.broadcast_to(position_ids, (*batch, new))
         cache_positions = cache.positions_with(positions)
@@ -425,3 +415,22 @@ class BartDecoder(eqx.Module):
             position=cache.position + new,
         )
         return output, cache
+
+
+def _masks(
+    cache: DecoderCache, slots: Integer[Array, " new"], attention_mask: Bool[Array, "..."] | None
+) -> tuple[Bool[Array, "*batch max_len"], Bool[Array, "*batch 1 new max_len"]]:
+    """False at padding, for every slot of the cache after the tokens in `slots`; and the slots that each of these
+    tokens may attend to. `attention_mask` is that of `BartDecoder.__call__`."""
+    new, max_length = slots.shape[0], cache.max_length
+    if attention_mask is not None and attention_mask.ndim > cache.attention_mask.ndim:
+        if attention_mask.shape[-2:] != (new, max_length):
+            raise ValueError(
+                f"A decoder mask with an axis for the new tokens covers every slot of the cache: [..., {new}, "
+                f"{max_length}]. Got {list(attention_mask.shape)}."
+            )
+        slot_mask, may_attend = cache.attention_mask, attention_mask[..., None, :, :]
+    else:
+        slot_mask = cache.mask_with(new, attention_mask)
+        may_attend = causal_mask(slots, jnp.arange(max_length, dtype=jnp.int32))
+    return slot_mask, slot_mask[..., None, None, :] & may_attend

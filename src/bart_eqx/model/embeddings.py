@@ -36,7 +36,7 @@ class Embedding(AbstractEmbedding):
             vocab: The number of tokens.
             dim: The width of a vector.
             init_std: Standard deviation of the initial weights.
-            dtype: Of the table.
+            dtype: The dtype of the table.
             key: For the initial weights.
         """
         self.weight = init_std * jr.normal(key, (vocab, dim), dtype)
@@ -97,7 +97,7 @@ class LearnedPositionalEmbedding(AbstractPositionalEmbedding):
             dim: The width of a vector.
             offset: The row of position 0.
             init_std: Standard deviation of the initial weights.
-            dtype: Of the table.
+            dtype: The dtype of the table.
             key: For the initial weights.
         """
         self.weight = init_std * jr.normal(key, (positions + offset, dim), dtype)

@@ -1,4 +1,4 @@
-"""The encoder: the embeddings of source tokens to one state for each."""
+"""The encoder: embeddings of source tokens in, one state for each out."""
 
 import abc
 import dataclasses
@@ -67,7 +67,7 @@ class BartEncoderLayer(AbstractEncoderLayer):
         Args:
             config: Sizes and rates: `BartConfig.encoder_layer`.
             residual: Where the norms stand: `PostNorm()`, which is BART's and the default, or `PreNorm()`.
-            dtype: Of the parameters.
+            dtype: The dtype of the parameters.
             key: For the initial weights.
         """
         attn_key, fc1_key, fc2_key = jr.split(key, 3)
@@ -121,10 +121,13 @@ def run_encoder_layer(
 
 
 class BartEncoder(eqx.Module):
-    """Embeddings and positions, a norm, a stack of layers. Any encoder-decoder's encoder can be put together so."""
+    """Embeddings and positions, a norm, a stack of layers.
+
+    The encoder of another model can be assembled from the same parts.
+    """
 
     embed_tokens: AbstractEmbedding | None
-    """The source's own token table; `None` where that is `BartModel.shared`."""
+    """A token table for the source alone; `None` where it is `BartModel.shared`."""
     embed_positions: AbstractPositionalEmbedding | None
     """`None` where positions are left to attention."""
     layernorm_embedding: Callable[[Array], Array]

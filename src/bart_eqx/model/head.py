@@ -1,7 +1,6 @@
 """What the heads of BART share: their encoder-decoder's methods, and the language-modelling head."""
 
 import equinox as eqx
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Integer, PRNGKeyArray
 
@@ -16,7 +15,7 @@ from .signature import one_sentence_errors
 
 
 class AbstractBartHead(eqx.Module, TransformersModel):
-    """A task's parameters beside a `BartModel`."""
+    """A `BartModel` with the parameters of a task."""
 
     model: eqx.AbstractVar[BartModel]
 
@@ -57,8 +56,8 @@ class AbstractBartHead(eqx.Module, TransformersModel):
         return self.model.init_cache(encoder_outputs, encoder_attention_mask, max_length=max_length)
 
 
-def init_lm_head(config: BartConfig, *, dtype: DTypeLike = jnp.float32, key: PRNGKeyArray) -> Linear | None:
-    """A language-modelling head of its own; `None` where it is tied to the token embeddings."""
+def init_lm_head(config: BartConfig, *, dtype: DTypeLike, key: PRNGKeyArray) -> Linear | None:
+    """The language-modelling head; `None` where it is tied to the token embeddings."""
     if config.tie_word_embeddings:
         return None
     return Linear(config.d_model, config.vocab_size, use_bias=False, init_std=config.init_std, dtype=dtype, key=key)

@@ -1,4 +1,4 @@
-"""What `generate` and `stream` ask of a model."""
+"""The interface between a model and `generate`."""
 
 import abc
 from typing import Any, Protocol

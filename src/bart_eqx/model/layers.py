@@ -48,7 +48,7 @@ class Linear(AbstractLinear):
             out_dim: Width of the output.
             use_bias: Whether to add a bias.
             init_std: Standard deviation of the initial weights.
-            dtype: Of the parameters.
+            dtype: The dtype of the parameters.
             key: For the initial weights.
         """
         self.weight = init_std * jr.normal(key, (out_dim, in_dim), dtype)
@@ -75,7 +75,7 @@ class LayerNorm(eqx.Module):
         Args:
             dim: Width of the input.
             eps: Added to the variance.
-            dtype: Of the parameters.
+            dtype: The dtype of the parameters.
         """
         self.weight = jnp.ones(dim, dtype)
         self.bias = jnp.zeros(dim, dtype)
@@ -97,7 +97,7 @@ def for_rows(parameter: Float[Array, " dim"], x: Float[Array, "*batch dim"]) -> 
 
 
 class AbstractResidual(eqx.Module):
-    """Where the norm of a residual connection stands. A layer has a connection around each of its blocks."""
+    """The place of the norm in a residual connection. A layer has a connection around each of its blocks."""
 
     @abc.abstractmethod
     def before(self, x: Float[Array, "*batch dim"], norm: Callable[[Array], Array]) -> Float[Array, "*batch dim"]:

@@ -11,9 +11,9 @@ from ..typing import Array
 
 
 class BaseModelOutput(eqx.Module, TransformersOutput):
-    """Of an encoder: what `encode` returns, and what `init_cache`, `decode` and `generate` take as `encoder_outputs`.
+    """What `encode` returns, and what `init_cache`, `decode` and `generate` take as `encoder_outputs`.
 
-    `BaseModelOutput(states)` makes one of any states `[*batch, src, dim]`, for example those of another encoder.
+    `BaseModelOutput(states)` wraps any states `[*batch, src, dim]`, for example those of another encoder.
     """
 
     last_hidden_state: Float[Array, "*batch src dim"] = eqx.field(converter=jnp.asarray)
@@ -25,7 +25,7 @@ class BaseModelOutput(eqx.Module, TransformersOutput):
 
 
 class BaseModelOutputWithCrossAttentions(eqx.Module, TransformersOutput):
-    """Of a decoder. With a cache, `new` are the tokens of this call, and `kv` the slots of the cache."""
+    """What a decoder returns. With a cache, `new` are the tokens of this call, and `kv` the slots of the cache."""
 
     last_hidden_state: Float[Array, "*batch new dim"]
     hidden_states: tuple[Float[Array, "*batch new dim"], ...] | None = None
@@ -34,7 +34,7 @@ class BaseModelOutputWithCrossAttentions(eqx.Module, TransformersOutput):
 
 
 class CausalLMOutputWithCrossAttentions(eqx.Module, TransformersOutput):
-    """Of a decoder with a language-modelling head."""
+    """What a decoder with a language-modelling head returns."""
 
     logits: Float[Array, "*batch new vocab"]
     hidden_states: tuple[Float[Array, "*batch new dim"], ...] | None = None
@@ -43,7 +43,7 @@ class CausalLMOutputWithCrossAttentions(eqx.Module, TransformersOutput):
 
 
 class AbstractSeq2SeqOutput(eqx.Module, TransformersOutput):
-    """The states that every encoder-decoder returns beside its own result."""
+    """The states that every encoder-decoder returns in addition to its result."""
 
     decoder_hidden_states: eqx.AbstractVar[tuple[Float[Array, "*batch tgt dim"], ...] | None]
     decoder_attentions: eqx.AbstractVar[tuple[Float[Array, "*batch heads tgt tgt"] | None, ...] | None]
@@ -65,7 +65,7 @@ class AbstractSeq2SeqOutput(eqx.Module, TransformersOutput):
 
 
 class Seq2SeqModelOutput(AbstractSeq2SeqOutput):
-    """Of `BartModel`."""
+    """What `BartModel` returns."""
 
     last_hidden_state: Float[Array, "*batch tgt dim"]
     decoder_hidden_states: tuple[Float[Array, "*batch tgt dim"], ...] | None
@@ -77,7 +77,7 @@ class Seq2SeqModelOutput(AbstractSeq2SeqOutput):
 
     @classmethod
     def joining(cls, encoded: BaseModelOutput, decoded: BaseModelOutputWithCrossAttentions) -> "Seq2SeqModelOutput":
-        """Of an encoder and a decoder."""
+        """The output of an encoder and a decoder together."""
         return cls(
             last_hidden_state=decoded.last_hidden_state,
             decoder_hidden_states=decoded.hidden_states,
@@ -90,7 +90,7 @@ class Seq2SeqModelOutput(AbstractSeq2SeqOutput):
 
 
 class Seq2SeqLMOutput(AbstractSeq2SeqOutput):
-    """Of `BartForConditionalGeneration`."""
+    """What `BartForConditionalGeneration` returns."""
 
     logits: Float[Array, "*batch tgt vocab"]
     decoder_hidden_states: tuple[Float[Array, "*batch tgt dim"], ...] | None
@@ -102,7 +102,7 @@ class Seq2SeqLMOutput(AbstractSeq2SeqOutput):
 
 
 class Seq2SeqSequenceClassifierOutput(AbstractSeq2SeqOutput):
-    """Of `BartForSequenceClassification`."""
+    """What `BartForSequenceClassification` returns."""
 
     logits: Float[Array, "*batch labels"]
     decoder_hidden_states: tuple[Float[Array, "*batch tgt dim"], ...] | None
@@ -114,7 +114,7 @@ class Seq2SeqSequenceClassifierOutput(AbstractSeq2SeqOutput):
 
 
 class Seq2SeqQuestionAnsweringModelOutput(AbstractSeq2SeqOutput):
-    """Of `BartForQuestionAnswering`."""
+    """What `BartForQuestionAnswering` returns."""
 
     start_logits: Float[Array, "*batch tgt"]
     end_logits: Float[Array, "*batch tgt"]

@@ -25,7 +25,7 @@ class BartForQuestionAnswering(AbstractBartHead):
         """
         Args:
             config: The sizes of the model.
-            dtype: Of the parameters.
+            dtype: The dtype of the parameters.
             key: For the initial weights.
         """
         model_key, head_key = jr.split(key)

@@ -20,7 +20,7 @@ def configured_part(model: Any, function: str) -> Any:
     """The module that holds the configuration: a `BartModel`, or a `BartForCausalLM`.
 
     Raises:
-        TypeError: if `model` is not of one of the five classes. `function` is whose argument it is.
+        TypeError: if `model` is not of one of the five classes. The message names the `function` that took it.
     """
     match model:
         case BartModel() | BartForCausalLM():

@@ -36,7 +36,7 @@ def resize_token_embeddings(model: Model, vocab_size: int, *, key: PRNGKeyArray 
     `final_logits_bias` are zero. Of a model with int8 weights, the new rows are rounded as `quantize` rounds.
 
     Args:
-        model: Of one of the five classes, in any mode.
+        model: A model of one of the five classes, in any mode.
         vocab_size: The new number of tokens.
         key: Draws new rows. Without it, there can be fewer rows only.
 

@@ -40,7 +40,7 @@ class BartClassificationHead(eqx.Module):
             num_labels: The number of classes.
             dropout: The rate before each map, in training.
             init_std: Standard deviation of the initial weights.
-            dtype: Of the parameters.
+            dtype: The dtype of the parameters.
             key: For the initial weights.
         """
         dense_key, out_key = jr.split(key)
@@ -60,8 +60,8 @@ class BartForSequenceClassification(AbstractBartHead):
     """BART with a classifier on the decoder's state at the last `</s>` of the source, as in transformers' PyTorch.
 
     The Flax reference takes the last one too, but under `jax.jit` it sums the states of all of them, and a pair of
-    texts has three. Here it is always the last one that `attention_mask` shows; both references count a masked one,
-    which is where a tokenizer has padded with `</s>`.
+    texts has three. Here it is always the last one that is not masked; both references count masked ones too, as where
+    a tokenizer pads with `</s>`.
     """
 
     model: BartModel
@@ -72,7 +72,7 @@ class BartForSequenceClassification(AbstractBartHead):
         """
         Args:
             config: The sizes of the model, `num_labels` among them.
-            dtype: Of the parameters.
+            dtype: The dtype of the parameters.
             key: For the initial weights.
         """
         model_key, head_key = jr.split(key)
@@ -94,8 +94,8 @@ class BartForSequenceClassification(AbstractBartHead):
     def _last_eos(
         self, input_ids: Integer[HostArray, "*batch src"], attention_mask: Mask[HostArray, "*batch src"] | None
     ) -> Integer[Array, "*batch"]:
-        """Where the last `</s>` is that the mask shows: many tokenizers pad with `</s>`. Past the end, hence NaN, where
-        there is none."""
+        """The position of the last `</s>` that is not masked: many tokenizers pad with `</s>`. Past the end, and so
+        NaN, where there is none."""
         eos, length = self.config.eos_token_id, input_ids.shape[-1]
         if is_known(input_ids) and (attention_mask is None or is_known(attention_mask)):
             shown = True if attention_mask is None else np.asarray(attention_mask).astype(bool)
@@ -129,7 +129,7 @@ class BartForSequenceClassification(AbstractBartHead):
         Decoder inputs, if given, are as long as the source: the class is read where the source ends.
 
         Raises:
-            ValueError: as `BartModel` does, and if a text has no `</s>` that its mask shows. Where that is traced, its
+            ValueError: as `BartModel` does, and if a text has no `</s>` that is not masked. Where that is traced, its
                 logits are NaN.
         """
         last_eos = self._last_eos(input_ids, attention_mask)  # refused here, before the work

@@ -1,6 +1,6 @@
-"""The public functions answer a wrong argument in one sentence.
+"""Checks of public functions' arguments whose errors are one sentence.
 
-jaxtyping's own report prints every argument, with the model among them a page or many.
+jaxtyping's own report prints every argument; with a model among them it is pages long.
 """
 
 import difflib
@@ -23,7 +23,7 @@ Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
 _KINDS = {"Integer": "integers", "Mask": "booleans or integers", "Float": "floats"}
-_ALSO = {
+_IN_WORDS = {
     "BaseModelOutput": "what `encode` returns",
     "DecoderCache": "a cache from `init_cache`, or from the last call",
     "GenerationConfig": "a GenerationConfig",
@@ -98,7 +98,7 @@ def _argument_problem(name: str, annotation: Any, given: Mapping[str, Any]) -> s
         return f"{message}: give its fields, as in model(**batch)."
     others = {other: x for other, x in given.items() if other != name and isinstance(x, (Array, np.ndarray))}
     if others and isinstance(value, (Array, np.ndarray)):
-        message += ", beside " + ", ".join(f"`{other}` {described(x)}" for other, x in others.items())
+        message += ", with " + ", ".join(f"`{other}` {described(x)}" for other, x in others.items())
     return f"{message}."
 
 
@@ -132,4 +132,4 @@ def _wanted(annotation: Any) -> str:
         return f"an array of {' or '.join(_KINDS.get(kind, kind) for kind in kinds)} {' or '.join(shapes)}"
     names: list[str] = [getattr(part, "__name__", str(part)) for part in _alternatives(annotation) if part is not None]
     names = [name for name in names if name != "NoneType"]
-    return " or ".join(_ALSO.get(name, f"a {name}") for name in names)
+    return " or ".join(_IN_WORDS.get(name, f"a {name}") for name in names)

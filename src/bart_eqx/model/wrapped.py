@@ -1,4 +1,4 @@
-"""Layers that are called in another way: what is done around a call is one function, for either stack."""
+"""Layers with a function around each call: one function for the layers of either stack."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +13,8 @@ from .encoder import AbstractEncoderLayer
 
 
 Around = Callable[..., Any]
-"""`around(call, layer, x, *args)` returns the result of `call(layer, x, *args)`. It is an `equinox.Module` and not a
-function made for each layer, so that layers that are equal are traced once."""
+"""`around(call, layer, x, *args)` returns the result of `call(layer, x, *args)`. Make it an `equinox.Module`, and not a
+new function for each layer, so that layers of one structure are traced once."""
 
 
 class WrappedEncoderLayer(AbstractEncoderLayer):
