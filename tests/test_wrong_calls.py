@@ -54,7 +54,7 @@ FORWARD: dict[str, tuple[Call, str]] = {
     "float mask": (lambda m: m(IDS, MASK * 1.0), "`attention_mask` must be an array of booleans or integers .*float64"),
     "list mask": (lambda m: m(IDS, [[1] * 4] * 2), "`attention_mask` must be .*Got list"),
     "float positions": (lambda m: m(IDS, position_ids=IDS * 1.0), "`position_ids` must be an array of integers"),
-    "positions": (lambda m: m(IDS, position_ids=IDS[:, :2]), r"Got int64\[2, 2\], beside `input_ids` int64\[2, 4\]"),
+    "positions": (lambda m: m(IDS, position_ids=IDS[:, :2]), r"Got int64\[2, 2\], with `input_ids` int64\[2, 4\]"),
     "outside": (lambda m: m(np.where(IDS == 6, 106, IDS)), r"`input_ids` must be in \[0, 97\)"),
     "seed": (lambda m: m(IDS, key=0), r"`key` must be a JAX key, as from jax.random.key\(0\). Got int"),
     "flag": (lambda m: m(IDS, output_attentions="yes"), "`output_attentions` must be True or False. Got str"),
@@ -73,7 +73,7 @@ FORWARD: dict[str, tuple[Call, str]] = {
 
 # Of the classes with an encoder.
 SEQ2SEQ: dict[str, tuple[Call, str]] = {
-    "mask": (lambda m: m(IDS, MASK[:, :3]), r"\[\*batch src\]. Got int64\[2, 3\], beside `input_ids` int64\[2, 4\]"),
+    "mask": (lambda m: m(IDS, MASK[:, :3]), r"\[\*batch src\]. Got int64\[2, 3\], with `input_ids` int64\[2, 4\]"),
     "targets": (lambda m: m(IDS, MASK, IDS[:1]), r"`decoder_input_ids` must be .*Got int64\[1, 4\]"),
     "target mask": (lambda m: m(IDS, MASK, IDS, MASK[:, :2]), "`decoder_attention_mask` must be"),
     "encode list": (lambda m: m.encode([[5]]), "`input_ids` must be .*Got list"),
@@ -132,7 +132,7 @@ OTHERS: dict[str, tuple[str, Call, str]] = {
     "decoder list": ("model", lambda m: m.decoder([[1.0]], None), "`inputs_embeds` must be .*Got list"),
     "loss list": ("seq2seq", lambda m: cross_entropy(m.lm_logits, STATES, [[1]]), "`labels` must be .*Got list"),  # pyright: ignore
     "loss floats": ("seq2seq", lambda m: cross_entropy(m.lm_logits, STATES, IDS * 1.0), "`labels` .*integers"),
-    "loss shape": ("seq2seq", lambda m: cross_entropy(m.lm_logits, STATES, IDS[:, :2]), r"Got int64\[2, 2\], beside"),
+    "loss shape": ("seq2seq", lambda m: cross_entropy(m.lm_logits, STATES, IDS[:, :2]), r"Got int64\[2, 2\], with"),
     "loss output": ("seq2seq", lambda m: cross_entropy(m.lm_logits, ENCODED, IDS), "`states` .*Got BaseModelOutput"),  # pyright: ignore
     "shift list": ("model", lambda m: bart_eqx.shift_tokens_right([[5]], 1, 2), "Got list"),  # pyright: ignore
     "shift": ("model", lambda m: bart_eqx.shift_tokens_right(IDS), "missing a required argument: 'pad_token_id'"),  # pyright: ignore

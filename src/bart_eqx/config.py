@@ -1,4 +1,4 @@
-"""`BartConfig`: what a BART is, in Hugging Face's names, checked before anything is allocated."""
+"""`BartConfig`: the sizes and settings of a BART, in Hugging Face's names, checked before anything is allocated."""
 
 import dataclasses
 import math
@@ -19,8 +19,8 @@ ACTIVATIONS = tuple(
 )
 _PARAMETRIC_ACTIVATIONS = ("prelu", "xielu")
 
-# Fields that a BART's config.json may hold, that do not change what the network computes, and that are dropped. Those
-# of generation are `GENERATION_FIELDS`.
+# Fields of a BART's config.json that do not change what the network computes, and are dropped. `GENERATION_FIELDS` has
+# those of generation.
 _HARMLESS = frozenset(
     # bookkeeping
     "_auto_class _name_or_path _num_labels architectures attn_implementation _attn_implementation "
@@ -81,7 +81,7 @@ class LayerConfig:
 @beartype(conf=CONF)
 @dataclasses.dataclass(frozen=True)
 class BartConfig:
-    """The shape and the settings of a BART, under the field names of `transformers.BartConfig`.
+    """The sizes and settings of a BART, under the field names of `transformers.BartConfig`.
 
     Frozen and hashable: it is a static part of every model. The defaults are those of `facebook/bart-large`.
 
@@ -110,7 +110,7 @@ class BartConfig:
     scale_embedding: bool = False
     num_labels: int = 3
     id2label: tuple[str, ...] = ()
-    """The label of each class, by its index. If left empty, and as long as they are these: `LABEL_0`, `LABEL_1`, ..."""
+    """The name of each class, in order. By default `LABEL_0`, `LABEL_1`, ..., whose number follows `num_labels`."""
     pad_token_id: int = 1
     bos_token_id: int = 0
     eos_token_id: int = 2
@@ -214,13 +214,13 @@ class BartConfig:
         """Read the contents of a Hugging Face `config.json`, of any transformers version.
 
         Fields known to change nothing are dropped, and so are those of generation, which
-        [`GenerationConfig.from_legacy_dict`][] reads. Fields that describe another network, and fields not known at
-        all, are refused, so that no checkpoint is ever read as something that it is not.
+        [`GenerationConfig.from_legacy_dict`][] reads. Fields that describe another network, and unknown fields, are
+        refused: no checkpoint is read as something that it is not.
 
         Args:
             fields: The parsed file.
-            ignore: Names of unknown fields to drop all the same. Those that a conversion recorded under
-                `bart_eqx_ignore` are dropped too.
+            ignore: Names of unknown fields to drop instead. Those that a conversion recorded under `bart_eqx_ignore`
+                are dropped too.
 
         Raises:
             ValueError: if the fields describe another model than BART, or hold a field that is not known.
@@ -309,7 +309,7 @@ def _labels_in_order(labels: Any) -> tuple[str, ...]:
 
 
 def _check_type(field: dataclasses.Field[Any], value: Any) -> None:
-    """JSON says neither int from float nor a flag from the word for it; the network depends on both."""
+    """Refuses, for example, `"true"` for a flag and 12.0 for a size, which would change the network or fail later."""
     allowed = _JSON_TYPES.get(field.type)
     if allowed is not None and type(value) not in allowed:
         expected = " or ".join("null" if kind is NoneType else kind.__name__ for kind in allowed)

@@ -1,4 +1,4 @@
-"""`GenerationConfig`: how a model writes, in Hugging Face's names, with Hugging Face's defaults."""
+"""`GenerationConfig`: the settings of `generate`, with Hugging Face's names and defaults."""
 
 import dataclasses
 import difflib
@@ -50,51 +50,52 @@ def is_token(value: Any, vocab_size: int) -> bool:
 class GenerationConfig:
     """The settings of `bart_eqx.generate`, under the field names of `transformers.GenerationConfig`.
 
-    Frozen and hashable: it is a static part of every model that generates, read from the checkpoint, and each call of
-    `generate` may override it field by field. Lists, as JSON has them, become tuples. What each field does, beside what
-    it does in transformers, is in `docs/generation.md`.
+    Frozen and hashable. Every model that generates holds one, read from its checkpoint, and each call of `generate` may
+    override it field by field. Lists, as JSON has them, become tuples. `docs/generation.md` explains the fields, and
+    where they differ from those of transformers.
 
     Raises:
-        ValueError: if a number is out of its range, or two fields contradict each other.
+        ValueError: if a number is out of range, or two fields contradict each other.
     """
 
     max_length: int = 20
-    """Most tokens of a sequence, its prompt (the start token, or `decoder_input_ids`) included."""
+    """The maximum number of tokens in a sequence, its prompt (the start token, or `decoder_input_ids`) included."""
     max_new_tokens: int | None = None
-    """Most tokens after the prompt; where given, it counts and `max_length` does not."""
+    """The maximum number of tokens after the prompt. If given, `max_length` is not read."""
     min_length: int = 0
-    """No end before so many tokens, the prompt included and the end excluded."""
+    """The minimum number of tokens before the end token, the prompt included."""
     min_new_tokens: int | None = None
-    """No end before so many tokens after the prompt."""
+    """The minimum number of tokens between the prompt and the end token."""
 
     decoder_start_token_id: int = 2
     bos_token_id: int = 0
     pad_token_id: int = 1
     eos_token_id: int | TokenIds = 2
-    """What ends a sequence: one token, or any of several."""
+    """The token that ends a sequence, or several such tokens."""
     forced_bos_token_id: int | None = None
-    """The token after a lone start token, whatever the model says."""
+    """Forced as the first generated token, if the prompt is the start token alone."""
     forced_eos_token_id: int | TokenIds | None = None
-    """The last token of a sequence that reaches `max_length`, whatever the model says."""
+    """Forced as the last token of a sequence that reaches `max_length`."""
 
     do_sample: bool = False
     num_beams: int = 1
     num_beam_groups: int = 1
-    """Groups of beams that are kept apart by `diversity_penalty` (arXiv:1610.02424)."""
+    """The number of groups of beams, which `diversity_penalty` keeps apart (arXiv:1610.02424)."""
     diversity_penalty: float = 0.0
     num_return_sequences: int = 1
     early_stopping: bool | Literal["never"] = False
     length_penalty: float = 1.0
     force_words_ids: Sequence[TokenIds | Sequence[TokenIds]] | None = None
-    """Words, as token ids, that must all occur; in place of a word, several words of which one must."""
+    """Words, as token ids, that must all occur. A list of words stands for any one of them."""
     prompt_lookup_num_tokens: int | None = None
-    """Greedy search drafts so many tokens from the source or from what is written, and verifies them in one call."""
+    """Turns prompt lookup on: the number of tokens that greedy search copies as a draft, from the source or the
+    sequence so far, and verifies in one call of the model."""
     max_matching_ngram_size: int | None = None
-    """The longest end of what is written that prompt lookup searches for: 2 by default."""
+    """The longest n-gram, at the end of the sequence, that prompt lookup searches for: 2 by default."""
 
     temperature: float = 1.0
     top_k: int | None = 50
-    """0 and `None` are no limit."""
+    """0 and `None` mean no limit."""
     top_p: float = 1.0
     min_p: float | None = None
     top_h: float | None = None
@@ -108,11 +109,11 @@ class GenerationConfig:
     encoder_no_repeat_ngram_size: int = 0
     bad_words_ids: Sequence[TokenIds] | None = None
     sequence_bias: Mapping[TokenIds, float] | Sequence[Sequence[Any]] | None = None
-    """Pairs of token ids and what is added to the score of the last one where the others stand before it."""
+    """Pairs of token ids and a bias. The bias is added to the score of the last token where the others precede it."""
     suppress_tokens: TokenIds | None = None
     begin_suppress_tokens: TokenIds | None = None
     exponential_decay_length_penalty: Sequence[float] | None = None
-    """Two numbers: after so many tokens beyond the prompt, the end's score grows by this factor with every token."""
+    """`(start, factor)`: beyond `start` tokens after the prompt, the end token's score grows by `factor` per token."""
     renormalize_logits: bool = False
     remove_invalid_values: bool = False
 
@@ -122,9 +123,9 @@ class GenerationConfig:
     output_hidden_states: bool = False
 
     unusable: tuple[tuple[str, str], ...] = ()
-    """Settings of a checkpoint that cannot be used as they are: names, and values as JSON. The fields of these names
-    have their defaults. `override`, and with it `generate`, refuses them by name, unless the call sets them or does not
-    read them; `to_dict` writes them back."""
+    """Settings of a checkpoint that cannot be used: pairs of a name and the value as JSON. The field of such a name has
+    its default. `override`, and therefore `generate`, refuses these settings by name, unless the call sets them or does
+    not read them; `to_dict` writes them back."""
 
     def __post_init__(self) -> None:
         for name in _TYPES:
@@ -151,23 +152,25 @@ class GenerationConfig:
 
     @classmethod
     def from_model_config(cls, config: Vocabulary) -> "GenerationConfig":
-        """The token ids of a model, and otherwise the defaults."""
+        """The defaults, with the token ids of a model."""
         return cls(**{name: getattr(config, name) for name in TOKENS})
 
     @classmethod
     def from_dict(
         cls, fields: Mapping[str, Any], config: Vocabulary, *, ignore: Collection[str] = ()
     ) -> "GenerationConfig":
-        """Read the contents of a `generation_config.json`. Token ids that it leaves open are the model's; all else that
-        it leaves open is off, as in transformers, also where `config` would force a token.
+        """Read the contents of a `generation_config.json`.
 
-        No value is refused here: what is not known, not implemented, of another type, out of range, or contradicts
-        another setting is kept in `unusable`, and refused when it is used.
+        Token ids that the file omits are the model's. Any other setting that it omits is off, as in transformers, even
+        where `config` forces a token.
+
+        No value is refused here. A setting that is unknown, not implemented, of the wrong type, out of range, or in
+        contradiction to another is kept in `unusable`, and refused when it is used.
 
         Args:
             fields: The parsed file.
-            config: The model's.
-            ignore: Names to leave out.
+            config: The model's configuration.
+            ignore: Names of settings to leave out.
         """
         ids = dataclasses.replace(cls.from_model_config(config), **dict.fromkeys(FORCED))
         settings: dict[str, Any] = {**vars(ids)}
@@ -210,16 +213,16 @@ class GenerationConfig:
         return {name: json.loads(value) for name, value in self.unusable}
 
     def override(self, **options: Any) -> "GenerationConfig":
-        """These settings with some changed, as `generate` does it.
+        """A copy with some settings changed, as `generate` makes it.
 
-        `max_length` and `max_new_tokens` say the same thing twice, as do `min_length` and `min_new_tokens`: of each
-        pair the one that is given counts, and the other's old value is forgotten. `None` turns an option off that can
-        be off, and leaves others as they are. NumPy's and JAX's numbers are taken for Python's.
+        `max_length` and `max_new_tokens` are two ways to set one limit, and so are `min_length` and `min_new_tokens`:
+        giving one resets the other. `None` turns off an option that can be off, and leaves any other unchanged. NumPy
+        and JAX scalars are converted to Python's.
 
         Raises:
-            TypeError: if transformers has no such field either.
-            ValueError: if a field is not implemented here, or a value contradicts another; or if a setting of the
-                checkpoint is `unusable` and read.
+            TypeError: if transformers has no such field either, or a value has the wrong type.
+            ValueError: if a field is not implemented here, or a value contradicts another; or if a setting that is read
+                is `unusable`.
         """
         given = options.keys()
         for name, value in options.items():
@@ -254,7 +257,7 @@ class GenerationConfig:
         return self._with(options, unusable)
 
     def _with(self, options: Mapping[str, Any], unusable: Mapping[str, Any]) -> "GenerationConfig":
-        """These settings with `options`, and with those of `unusable` that are usable beside these options.
+        """A copy with `options`, and with those of `unusable` that can be used together with them.
 
         Raises:
             ValueError: if one of `unusable` is read, and not usable.
@@ -284,7 +287,7 @@ GENERATION_FIELDS = frozenset({*_TYPES, *HOW_IT_RUNS, *REFUSED})
 
 
 def _refusal(name: str, value: Any) -> str | None:
-    """Why a setting of a file cannot be used, whatever the others are; `None` if it can."""
+    """Why a setting of a file cannot be used, whatever the others are; `None` if nothing is wrong with it alone."""
     if name in REFUSED:
         return f"`{name}={value!r:.60}` is not implemented: {REFUSED[name]}."
     if name not in _TYPES:

@@ -1,11 +1,11 @@
-"""Settings of transformers' `generate` that are not fields of `GenerationConfig`, and what becomes of each."""
+"""Settings of transformers' `generate` that are not fields of `GenerationConfig`, and what to write instead."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
-# Fields of transformers that say how it runs, or what an assistant model may do, and not which tokens come out. A
-# checkpoint may have them; a call of `generate` may not.
+# Fields of transformers that control how it runs, not which tokens it generates. A checkpoint may have them; a call of
+# `generate` may not.
 HOW_IT_RUNS = frozenset(
     "_commit_hash _from_model_config assistant_confidence_threshold assistant_ensemble_weight assistant_lookbehind "
     "cache_config cache_implementation compile_config continuous_batching_config disable_compile is_assistant "
@@ -14,7 +14,7 @@ HOW_IT_RUNS = frozenset(
     "use_cache".split()
 )
 
-# Fields that would change the tokens and that are not here. Each is refused wherever it is set, with the reason.
+# Fields that would change the tokens, and are not implemented. Each is refused wherever it is set, for this reason.
 REFUSED = {
     "assistant_early_exit": "drafts come from `prompt_lookup_num_tokens`; there is no early exit from the decoder",
     "constraints": "Python objects cannot enter a compiled loop; give the words themselves as `force_words_ids`",
@@ -35,7 +35,7 @@ _OFF = {"guidance_scale": 1, "penalty_alpha": 0}
 SAMPLING = "temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff".split()
 BEAMS = "early_stopping length_penalty".split()
 
-# Arguments of transformers' `generate` (PyTorch's and Flax's) that have another name or no place here: what to do.
+# Arguments of transformers' `generate`, PyTorch's and Flax's, that have another name here or none: what to do instead.
 OTHER_ARGUMENTS = {
     "assistant_model": "draft with `prompt_lookup_num_tokens`, which needs no second model",
     "assistant_tokenizer": "draft with `prompt_lookup_num_tokens`, which needs no second model",

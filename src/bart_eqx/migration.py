@@ -1,6 +1,6 @@
-"""Habits of transformers: what its models take and have, and ours do not, is an error that says what to write instead.
+"""Arguments and attributes that transformers' models have and ours do not: errors that say what to write instead.
 
-`docs/migration.md` has every call beside ours. Options of `generate` are explained in `generation_config.py`.
+`docs/migration.md` lists every call with ours. `generation_options.py` does the same for options of `generate`.
 """
 
 import dataclasses
@@ -63,8 +63,10 @@ ARGUMENTS = {
 
 
 class Elsewhere:
-    """An attribute of transformers' classes: reading it raises an `AttributeError` that says what to write, so that
-    `hasattr` is False, on the class and on its instances. Other attributes cost no more than without it."""
+    """An attribute of transformers' classes: reading it raises an `AttributeError` that says what to write instead.
+
+    So `hasattr` is False, for the class and its instances. (A `__getattr__` would slow other attributes down.)
+    """
 
     def __init__(self, way: str):
         self.way = way
@@ -106,7 +108,7 @@ class TransformersOutput:
         items = Elsewhere(_FIELDS)
         keys = Elsewhere(_FIELDS)
         loss = Elsewhere("`bart_eqx.training.cross_entropy` computes it")
-        past_key_values = Elsewhere("`decode` returns the cache beside its output")
+        past_key_values = Elsewhere("`decode` returns the cache after its output")
         to_tuple = Elsewhere(_FIELDS)
         values = Elsewhere(_FIELDS)
 

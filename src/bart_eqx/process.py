@@ -14,7 +14,7 @@ INTERRUPTED, CLOSED_PIPE = 130, 141  # as shells report a process that SIGINT or
 
 
 def run(module: str) -> NoReturn:
-    """Import a command, run it, and exit with its status: 130 after Ctrl-C, 141 if nobody reads its output any more.
+    """Import a command, run it, and exit with its status: 130 after Ctrl-C, 141 if the reader of its output has left.
 
     Until the command calls `raise_interrupts`, Ctrl-C ends the process at once. An exception could come out of a
     callback of the import system or of JAX's garbage collection, which prints it and goes on (measured: in 3 of 24
@@ -23,9 +23,8 @@ def run(module: str) -> NoReturn:
     Args:
         module: The command's module. Its `main` returns the exit status.
     """
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # otherwise ignored, as a shell does for what it runs in the background
+    # A shell has its background processes ignore SIGINT.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _Exit("interrupted: nothing was written."))
     try:
         try:

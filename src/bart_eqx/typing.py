@@ -6,7 +6,7 @@
 | `beams` | sequences generated for one source: beams, or samples |
 | `src`, `tgt` | source tokens (encoder), target tokens (decoder) |
 | `new` | tokens of this call, where a cache holds earlier ones |
-| `mask_len` | what a decoder's mask covers: `new`, or `max_len` |
+| `mask_len` | tokens that a decoder's mask covers: `new`, or `max_len` |
 | `max_len`, `slots` | slots of a cache |
 | `q`, `kv` | queries, and keys with their values, of one attention |
 | `heads`, `kv_heads`, `head_dim` | attention heads, heads of keys and values, and the width of one |
