@@ -15,8 +15,8 @@ from bart_eqx.checkpoint.pytree import named_parameters
 from bart_eqx.parallel import RULES, gathered, make_mesh, shard, shard_batch, shardings
 from examples import lora
 from examples.stacked import stack
+from subprocesses import ends_well, free_port, start
 from support import configured, random_model
-from test_sharding import ends_well, free_port, start
 
 
 MESH: Any = AbstractMesh((2, 4, 2), ("data", "fsdp", "tensor"))

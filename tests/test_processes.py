@@ -22,9 +22,9 @@ from bart_eqx.checkpoint.formats.lazy_array import Bounds, bounds
 from bart_eqx.checkpoint.pytree import named_parameters
 from bart_eqx.parallel import RULES, gathered, processes, shard
 from bart_eqx.training import Checkpoints, Recipe, batches, make_train_step, seq2seq_loss
+from subprocesses import ends_well, free_port, start
 from support import flatten, random_model, write_file
 from test_shard_files import CONFIG
-from test_sharding import ends_well, free_port, start
 from training_support import BagOfWords, ragged_examples, word_loss
 
 

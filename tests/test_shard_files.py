@@ -20,8 +20,8 @@ from bart_eqx.checkpoint.formats.msgpack import read_msgpack
 from bart_eqx.checkpoint.formats.safetensors import read_safetensors
 from bart_eqx.checkpoint.place import placement
 from bart_eqx.checkpoint.write import arrange, config_fields, write_json, write_weights
+from subprocesses import ends_well, free_port, start
 from support import configured, values, write_file
-from test_sharding import ends_well, free_port, start
 
 
 CONFIG = configured(

@@ -21,7 +21,7 @@ from bart_eqx.command.train_settings import keep_settings
 from bart_eqx.command.train_signals import Interrupt
 from bart_eqx.text import Classifier, MaskFiller, TextGenerator, Tokenizer
 from bart_eqx.training import CNN_DM, RECIPES, Recipe
-from test_sharding import free_port, start
+from subprocesses import free_port, start
 from text_support import demo_tokenizer, tiny
 
 
