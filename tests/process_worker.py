@@ -15,7 +15,6 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 
 import bart_eqx
 from bart_eqx.checkpoint.errors import NonFiniteError, TargetError
@@ -23,7 +22,6 @@ from bart_eqx.checkpoint.formats import lazy_array, writer
 from bart_eqx.checkpoint.pytree import lazy_parameters
 from bart_eqx.checkpoint.save import save_pretrained
 from bart_eqx.parallel import OtherProcessError, initialize, make_mesh
-from bart_eqx.parallel.mesh import BATCH_AXES
 from bart_eqx.training import Checkpoints, train
 from test_processes import HEARTBEAT, STEPS, a_run, examples, parts_of
 
@@ -70,6 +68,14 @@ def files(folder: Path) -> None:
     assert sorted(os.listdir(folder)) == before
 
 
+def own_states(folder: Path) -> None:
+    """Processes that train apart would have a model each."""
+    step, state = a_run("words", None)
+    with pytest.raises(ValueError, match=r"every array of `state` must be on all of them: make_train_step\(..., mesh="):
+        train(step, state, examples(), folder / "apart", total_steps=1)
+    assert not (folder / "apart").exists()
+
+
 def full_disk(descriptor: int, view: memoryview) -> None:
     if len(view) > 2000:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -95,7 +101,6 @@ def training(folder: Path, kill_at: int | None = None) -> None:
         score="score",
         save=save_pretrained if kind == "bart" else save_words,
         on_record=records.append,
-        sharding=NamedSharding(mesh, PartitionSpec(None, BATCH_AXES)),
     )
     leaves = jax.tree.leaves(outcome.state)
     assert all(leaf.sharding.is_equivalent_to(place, leaf.ndim) for leaf, place in zip(leaves, places, strict=True))
@@ -161,7 +166,7 @@ if __name__ == "__main__":
     _, port, rank, folder, *tasks = sys.argv
     if port == "alone":
         initialize()
-    elif tasks == ["files"]:
+    elif "files" in tasks:
         os.environ |= on_slurm(port, rank)
         initialize(heartbeat_timeout=HEARTBEAT)
     else:

@@ -1,6 +1,5 @@
 """Two processes of one job, on this machine. `process_worker.py` is what they run."""
 
-import functools
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 import bart_eqx
 from bart_eqx.checkpoint.formats.lazy_array import Bounds, bounds
 from bart_eqx.checkpoint.pytree import named_parameters
-from bart_eqx.parallel import RULES, gathered, processes, shard
+from bart_eqx.parallel import RULES, processes
 from bart_eqx.training import Checkpoints, Recipe, batches, make_train_step, seq2seq_loss
 from subprocesses import ends_well, free_port, start
 from support import flatten, random_model, write_file
@@ -37,16 +36,9 @@ def a_run(kind: str, mesh: Mesh | None) -> Any:
     words = kind == "words"
     model: Any = BagOfWords() if words else random_model(bart_eqx.BartForConditionalGeneration, CONFIG)
     rules = ((r"embedding", PartitionSpec(None, "fsdp")), *RULES)
-    view = functools.partial(gathered, mesh=mesh) if mesh and not words else lambda model: model
     recipe = Recipe(3e-3, warmup_steps=3, total_steps=STEPS, weight_decay=0.01, clip_norm=1.0)
-    step, state = make_train_step(
-        model if mesh is None else shard(model, mesh, rules),
-        word_loss if words else seq2seq_loss,
-        recipe.optimizer(),
-        key=jax.random.key(1),
-        view=view,
-    )
-    return step, state if mesh is None else shard(state, mesh, rules)
+    loss = word_loss if words else seq2seq_loss
+    return make_train_step(model, loss, recipe.optimizer(), key=jax.random.key(1), mesh=mesh, rules=rules)
 
 
 def examples() -> Any:
@@ -72,7 +64,7 @@ def both_end_well(folder: Path, *tasks: str) -> None:
         assert process.returncode == 0 and output.rstrip().endswith("all the same"), "".join(outputs)[-6000:]
 
 
-def test_files(tmp_path: Path) -> None:
+def test_together(tmp_path: Path) -> None:
     """Each process reads its half; process 0 writes; what fails on one fails on both."""
     model = random_model(bart_eqx.BartForConditionalGeneration, CONFIG)
     bart_eqx.save_pretrained(model, tmp_path / "source")
@@ -81,7 +73,7 @@ def test_files(tmp_path: Path) -> None:
     arrays = {name: np.array(array) for name, array in flatten(bart_eqx.to_flax(model)).items()}
     arrays["model.encoder.layers.0.fc1.kernel"][15, 3] = np.nan  # in the last eighth
     write_file(tmp_path / "broken/flax_model.msgpack", arrays)
-    both_end_well(tmp_path, "files")
+    both_end_well(tmp_path, "files", "own_states")
 
 
 def test_a_run_of_which_a_process_is_killed(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 
 from ..checkpoint.save import save_pretrained
 from ..parallel.processes import any_process, exchange, from_first
-from ..parallel.shardings import placed
 from .checkpoints import Checkpoints
 from .metrics_file import MetricsFile
 from .step import Metrics, TrainState, TrainStep
@@ -131,7 +130,6 @@ def train(
     save: Callable[[Any, Path], object] = save_pretrained,
     on_record: Callable[[Mapping[str, Any]], object] = lambda record: None,
     interrupted: Callable[[], bool] = lambda: False,
-    sharding: Any = None,
 ) -> Training:
     """Train, in a folder. Called again with the same arguments, it goes on from the last checkpoint.
 
@@ -165,7 +163,6 @@ def train(
         interrupted: Asked before each step. Once it is true, the run saves a checkpoint and returns: for a signal. Of
             several processes it is enough that one is interrupted. They agree before each step, for which they wait
             until the step before has ended.
-        sharding: Where batches go, a `jax.sharding.NamedSharding` whose first axis, `micro`, is whole.
 
     Raises:
         ImportError: if the extra `train` is not installed.
@@ -183,7 +180,7 @@ def train(
     if jax.process_count() > 1 and any(leaf.is_fully_addressable for leaf in jax.tree.leaves(state)):
         raise ValueError(
             "In a job of several processes, every array of `state` must be on all of them: "
-            "state = bart_eqx.parallel.shard(state, mesh), with a mesh of all devices."
+            "make_train_step(..., mesh=bart_eqx.parallel.make_mesh())."
         )
     folder = Path(folder).expanduser()
     iterator = iter(data)
@@ -197,7 +194,6 @@ def train(
             state, progress = restored.state, _Progress(**restored.progress)
             iterator.set_state(restored.data)
         number = saved = int(state.step)
-        place = lambda array: placed(array, sharding)
         writes = jax.process_index() == 0
         with MetricsFile(folder / "metrics.jsonl", step=number) if writes else contextlib.nullcontext() as file:
             records = _Records(file, on_record)
@@ -212,7 +208,7 @@ def train(
                 elif (batch := next(iterator, None)) is None:
                     stopped = "data"
                 else:
-                    state, metrics = step(state, batch if sharding is None else jax.tree.map(place, batch))
+                    state, metrics = step(state, batch)
                     number += 1
                     records.of_step(number, metrics)
                 at_end = stopped is not None
