@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bart_eqx.checkpoint.formats import lazy_array, writer
 from bart_eqx.checkpoint.pytree import lazy_parameters
 from bart_eqx.checkpoint.save import save_pretrained
 from bart_eqx.parallel import OtherProcessError, initialize, make_mesh
+from bart_eqx.parallel.processes import map_over_processes
 from bart_eqx.training import Checkpoints, train
 from test_processes import HEARTBEAT, STEPS, a_run, examples, parts_of
 
@@ -66,6 +68,22 @@ def files(folder: Path) -> None:
     with raises(0, TargetError, "cannot be written"):
         bart_eqx.save_pretrained(model, folder / "full")
     assert sorted(os.listdir(folder)) == before
+
+
+def parts(folder: Path) -> None:
+    """Each process computes its own items of a list, or none of a short one. What fails on one fails on both."""
+    computed: list[list[int]] = []
+
+    def squares(items: Sequence[int]) -> list[Any]:
+        computed.append([*items])
+        return [[f"\ud800{item}", item**2] for item in items]
+
+    for count in (5, 1, 0):
+        wanted = [[f"\ud800{item}", item**2] for item in range(count)]
+        assert map_over_processes(squares, range(count)) == wanted
+    assert computed == ([[1, 3], [], []] if jax.process_index() else [[0, 2, 4], [0], []])
+    with raises(1, ZeroDivisionError, "division"):
+        map_over_processes(lambda items: [1 / (item - 3) for item in items], range(5))
 
 
 def own_states(folder: Path) -> None:

@@ -65,7 +65,7 @@ def both_end_well(folder: Path, *tasks: str) -> None:
 
 
 def test_together(tmp_path: Path) -> None:
-    """Each process reads its half; process 0 writes; what fails on one fails on both."""
+    """Each process reads its half, and computes its part; process 0 writes; what fails on one fails on both."""
     model = random_model(bart_eqx.BartForConditionalGeneration, CONFIG)
     bart_eqx.save_pretrained(model, tmp_path / "source")
     bart_eqx.save_pretrained(model, tmp_path / "flax", to="flax")
@@ -73,7 +73,7 @@ def test_together(tmp_path: Path) -> None:
     arrays = {name: np.array(array) for name, array in flatten(bart_eqx.to_flax(model)).items()}
     arrays["model.encoder.layers.0.fc1.kernel"][15, 3] = np.nan  # in the last eighth
     write_file(tmp_path / "broken/flax_model.msgpack", arrays)
-    both_end_well(tmp_path, "files", "own_states")
+    both_end_well(tmp_path, "files", "parts", "own_states")
 
 
 def test_a_run_of_which_a_process_is_killed(tmp_path: Path) -> None:

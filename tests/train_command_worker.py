@@ -7,9 +7,21 @@ only; the third time an option differs from the run's.
 import os
 import signal
 import sys
+from typing import Any, ClassVar
 
 from bart_eqx.command.app import main
 from bart_eqx.command.train_signals import Interrupt
+from bart_eqx.text import TextGenerator
+
+
+class Counted(TextGenerator):
+    """Notes how many texts each call generates from."""
+
+    texts: ClassVar[list[int]] = []
+
+    def __call__(self, texts: Any, **options: Any) -> Any:
+        self.texts.append(len(texts))
+        return super().__call__(texts, **options)
 
 
 class OnceInterrupted(Interrupt):
@@ -28,11 +40,13 @@ if __name__ == "__main__":
     _, port, rank, *arguments = sys.argv
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what runs in background
     os.environ |= dict(JAX_COORDINATOR_ADDRESS=f"127.0.0.1:{port}", JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=rank)
-    from bart_eqx.command import train_run
+    from bart_eqx.command import train_run, train_tasks
 
+    train_tasks.TextGenerator = Counted
     if rank == "1":
         train_run.Interrupt = OnceInterrupted
     assert main(arguments) == (143 if rank == "0" else 130)
     train_run.Interrupt = Interrupt
     assert main(arguments) == 0
+    assert Counted.texts == [3, 3]  # half of the held-out texts, at both evaluations
     assert main([*arguments, "--dropout", "0.2"]) == 1

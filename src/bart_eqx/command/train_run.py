@@ -99,7 +99,8 @@ class Task:
         loss: Of training.
         validation_loss: Of evaluations.
         model: Makes the model to train, from a key, a mesh or `None`, and the dropout of the configuration.
-        scores: Of a model on the validation file, beside its loss. The model is whole, on one device.
+        scores: Of a model on the validation file, beside its loss. The model is whole, on one device of each process.
+            Each process calls this, and computes a part.
         score: The one that decides.
         greater_is_better: Whether the best is the highest.
         unit: What the loss is the mean of.

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..model.conditional_generation import BartForConditionalGeneration
 from ..model.sequence_classification import BartForSequenceClassification
+from ..parallel.processes import map_over_processes
 from ..text import Classifier, TextGenerator, accuracy, rouge
 from ..text.evaluation import column
 from ..training import (
@@ -83,7 +84,8 @@ def train_seq2seq(
         return eqx.tree_at(lambda model: model.generation_config, loaded, settings)
 
     def scores(model: Any) -> dict[str, float]:
-        written = [result.generated_text for result in TextGenerator(model, start.tokenizer)(texts)]
+        generator = TextGenerator(model, start.tokenizer)
+        written = map_over_processes(lambda part: [result.generated_text for result in generator(part)], texts)
         if score == "accuracy":
             return {"accuracy": accuracy(written, targets).accuracy.mean}
         result = rouge(written, targets)
@@ -158,14 +160,21 @@ def train_classify(
 
     def scores(model: Any) -> dict[str, float]:
         function = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}.get(kind, "none")
-        results = Classifier(model, start.tokenizer, function_to_apply=function)(texts, pairs)  # pyright: ignore
+        classifier = Classifier(model, start.tokenizer, function_to_apply=function)  # pyright: ignore
+
+        def labels_of(part: Sequence[int]) -> list[list[tuple[str, float]]]:
+            own = lambda column: [column[index] for index in part]
+            results = classifier(own(texts), None if pairs is None else own(pairs))
+            return [[(each.label, each.score) for each in row] for row in results]
+
+        results = map_over_processes(labels_of, range(len(texts)))
         if kind == "single_label_classification":
-            best = [each[0].label for each in results]
+            best = [row[0][0] for row in results]
             return {"accuracy": accuracy(best, [names[int(gold[0])] for gold in golds]).accuracy.mean}
         if kind == "regression":
-            errors = np.array([each[0].score for each in results]) - np.concatenate(golds)
+            errors = np.array([row[0][1] for row in results]) - np.concatenate(golds)
             return {"mean_squared_error": float(np.mean(np.square(errors)))}
-        held = [{each.label for each in row if each.score > 0.5} for row in results]
+        held = [{name for name, score in row if score > 0.5} for row in results]
         wanted = [{name for name, holds in zip(names, gold, strict=True) if holds} for gold in golds]
         both = sum(len(one & other) for one, other in zip(held, wanted, strict=True))
         return {"micro_f1": 2 * both / (sum(map(len, held)) + sum(map(len, wanted)) or 1)}

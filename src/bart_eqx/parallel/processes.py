@@ -8,14 +8,15 @@ import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 
 
+Item = TypeVar("Item")
 HEARTBEAT_TIMEOUT = 60
 """Seconds without a sign of life after which a process counts as dead, and the job ends. The heartbeats come from a
 thread of their own, which neither Python nor a long step holds up; JAX waits 100."""
@@ -129,6 +130,25 @@ def exchange(text: str) -> list[str]:
     padded = np.zeros(max(1, int(sizes.max())), np.uint8)
     padded[: content.size] = content
     return [bytes(row[:size]).decode() for row, size in zip(process_allgather(padded), sizes, strict=True)]
+
+
+def map_over_processes(function: Callable[[Sequence[Item]], list[Any]], items: Sequence[Item]) -> list[Any]:
+    """`function(items)`, a list with a result for each item. Each process computes a part. All must call it.
+
+    Args:
+        function: Its results must be what JSON has. In a process without a part it is called with no items.
+        items: The same in all processes. Each takes every n-th one, so that sorted items are long and short in all.
+
+    Raises:
+        OtherProcessError: if the function failed on another process.
+    """
+    count = jax.process_count()
+    if count == 1:
+        return function(items)
+    with failing_together("computing a part"):
+        own = function(items[jax.process_index() :: count])
+    parts = [json.loads(text) for text in exchange(json.dumps(own))]
+    return [parts[index % count][index // count] for index in range(len(items))]
 
 
 def from_first(value: Any) -> Any:
