@@ -14,6 +14,7 @@ import pytest
 
 import bart_eqx
 from bart_eqx.training import (
+    causal_lm_loss,
     fairseq_label_smoothing,
     flax_label_smoothing,
     multi_label_loss,
@@ -25,7 +26,7 @@ from bart_eqx.training import (
     token_loss_sum,
 )
 from bart_eqx.training.task_losses import teacher_forcing
-from support import precision, relative_error
+from support import precision, random_model, relative_error
 
 
 REFERENCES = Path(__file__).parent / "references"
@@ -208,6 +209,50 @@ def test_seq2seq(stored: dict[str, np.ndarray], writer: bart_eqx.BartForConditio
         for (total, count), name in zip(losses(writer, batch), ("loss", "smoothed"), strict=True):
             assert count == counts.sum() == 11
             np.testing.assert_allclose(total / count, stored[f"seq2seq.{name}"], rtol=2e-6)
+
+
+def next_token_loss(model: Any, batch: dict[str, Any], counts: np.ndarray) -> Any:
+    """`run_clm_flax.py`: logits without the last, labels without the first."""
+    inputs = {name: array for name, array in batch.items() if name != "labels"}
+    log_probs = jax.nn.log_softmax(model(**inputs).logits[:, :-1])
+    targets = jax.nn.one_hot(batch["labels"][:, 1:], VOCAB, dtype=log_probs.dtype)
+    return -jnp.sum(jnp.sum(targets * log_probs, axis=-1), where=counts[:, 1:])
+
+
+def test_causal_lm() -> None:
+    """Value and gradients in float64, in parts of one position. Padding, on either side, does not count."""
+    config = bart_eqx.BartConfig(
+        vocab_size=VOCAB, d_model=8, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=8,
+        encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=8, max_position_embeddings=16,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    ids, mask = rng.integers(4, VOCAB, (4, 7)), np.ones((4, 7), int)
+    mask[1, 5:] = mask[2, :2] = mask[3] = 0
+    ids[mask == 0] = config.pad_token_id
+    labels, counts = ids.copy(), mask == 1
+    labels[0, 3], labels[0, 5], labels[1, 6] = -100, config.pad_token_id, 9
+    counts[:, 0] = counts[0, [3, 5]] = counts[2, 2] = False
+    source: dict[str, Any] = dict(
+        encoder_hidden_states=rng.standard_normal((4, 3, 8)), encoder_attention_mask=mask[:, 4:]
+    )
+    batch: dict[str, Any] = dict(input_ids=ids, attention_mask=mask, labels=labels, **source)
+    ours = eqx.filter_value_and_grad(partial(causal_lm_loss, rows=4), has_aux=True)
+    both = eqx.filter_jit(
+        lambda model, batch: (ours(model, batch), eqx.filter_value_and_grad(next_token_loss)(model, batch, counts))
+    )
+    with precision(np.float64):
+        model = random_model(bart_eqx.BartForCausalLM, config, np.float64)
+        ((total, count), found), (value, wanted) = both(model, batch)
+        assert count == counts.sum() == 12 and relative_error(total, value) < 1e-13
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-11)
+        uncounted = dict(batch, labels=np.where(counts, labels, -100))
+        (again, count), _ = both(model, uncounted)[0]
+        assert again == total and count == 12
+        with pytest.raises(ValueError, match=r"`attention_mask` must be \[4, 7\]. Got int64\[7\]"):
+            causal_lm_loss(model, batch | dict(attention_mask=mask[0]))
+        smoothed = partial(causal_lm_loss, token_loss=partial(fairseq_label_smoothing, epsilon=EPSILON))
+        assert eqx.filter_eval_shape(smoothed, model, dict(input_ids=ids, labels=labels))[1].shape == ()
 
 
 def test_where_padding_is_the_end() -> None:

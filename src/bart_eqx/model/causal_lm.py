@@ -19,7 +19,7 @@ from .embeddings import AbstractEmbedding, Embedding
 from .head import init_lm_head
 from .language_model import AbstractCausalLM
 from .layers import AbstractLinear
-from .outputs import CausalLMOutputWithCrossAttentions
+from .outputs import BaseModelOutputWithCrossAttentions, CausalLMOutputWithCrossAttentions
 from .signature import one_sentence_errors
 
 
@@ -27,6 +27,43 @@ class BartDecoderWrapper(eqx.Module):
     """Holds the decoder under the name that it has in a checkpoint, `model.decoder`."""
 
     decoder: BartDecoder
+
+    @property
+    def embed_tokens(self) -> AbstractEmbedding:
+        assert self.decoder.embed_tokens is not None
+        return self.decoder.embed_tokens
+
+    def __call__(
+        self,
+        input_ids: Integer[HostArray, "*batch new"],
+        attention_mask: Mask[HostArray, "*batch mask_len"] | Mask[HostArray, "*batch new slots"] | None = None,
+        position_ids: Integer[HostArray, "*#batch new"] | None = None,
+        encoder_hidden_states: Float[HostArray, "*batch src dim"] | None = None,
+        encoder_attention_mask: Mask[HostArray, "*batch src"] | None = None,
+        *,
+        cache: DecoderCache | None = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[BaseModelOutputWithCrossAttentions, DecoderCache]:
+        """The last hidden states, and the cache after these tokens. Arguments of `BartForCausalLM`."""
+        if cache is not None and not (encoder_hidden_states is None and encoder_attention_mask is None):
+            raise ValueError("A cache holds its source: give `encoder_hidden_states` to `init_cache`, not here.")
+        if encoder_attention_mask is not None and encoder_hidden_states is None:
+            raise ValueError("`encoder_attention_mask` was given without `encoder_hidden_states`.")
+        *batch, new = input_ids.shape
+        if cache is None:
+            states = None if encoder_hidden_states is None else jnp.asarray(encoder_hidden_states)
+            cache = self.decoder.init_cache(self.embed_tokens, tuple(batch), new, states, encoder_attention_mask)
+        return self.decoder(
+            self.embed_tokens(input_ids),
+            cache,
+            attention_mask,
+            position_ids,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            key=key,
+        )
 
 
 class BartForCausalLM(AbstractCausalLM, TransformersModel):
@@ -71,8 +108,7 @@ class BartForCausalLM(AbstractCausalLM, TransformersModel):
 
     @property
     def embed_tokens(self) -> AbstractEmbedding:
-        assert self.model.decoder.embed_tokens is not None
-        return self.model.decoder.embed_tokens
+        return self.model.embed_tokens
 
     @one_sentence_errors
     def lm_logits(self, states: Float[Array, "*batch tgt dim"]) -> Float[Array, "*batch tgt vocab"]:
@@ -185,22 +221,13 @@ class BartForCausalLM(AbstractCausalLM, TransformersModel):
                 instead.
         """
         input_ids = check_token_ids("input_ids", input_ids, self.config.vocab_size)
-        if cache is not None and not (encoder_hidden_states is None and encoder_attention_mask is None):
-            raise ValueError("A cache holds its source: give `encoder_hidden_states` to `init_cache`, not here.")
-        if encoder_attention_mask is not None and encoder_hidden_states is None:
-            raise ValueError("`encoder_attention_mask` was given without `encoder_hidden_states`.")
-        *batch, new = input_ids.shape
-        decoder = self.model.decoder
-        if cache is None:
-            states = None if encoder_hidden_states is None else jnp.asarray(encoder_hidden_states)
-            past = decoder.init_cache(self.embed_tokens, tuple(batch), new, states, encoder_attention_mask)
-        else:
-            past = cache
-        decoded, extended = decoder(
-            self.embed_tokens(input_ids),
-            past,
+        decoded, extended = self.model(
+            input_ids,
             attention_mask,
             position_ids,
+            encoder_hidden_states,
+            encoder_attention_mask,
+            cache=cache,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             key=key,

@@ -1,8 +1,8 @@
 """The losses of BART's tasks, in the form of a train step: `(sum, count) = loss(model, batch, key)`.
 
-`batch` is a dict of arrays under transformers' names. Beside what each loss names, it may hold `attention_mask`,
-`decoder_input_ids` and `decoder_attention_mask`. `key` is for dropout: `None` in inference mode. Arguments after it are
-set by `functools.partial`.
+`batch` is a dict of arrays under transformers' names. Beside what each loss names, it may hold `attention_mask`, and
+for an encoder-decoder `decoder_input_ids` and `decoder_attention_mask`. `key` is for dropout: `None` in inference mode.
+Arguments after it are set by `functools.partial`.
 
 The gradient of a step is that of all sums, divided once by all counts. A row of which `attention_mask` shows no token,
 which only fills a batch up, does not count.
@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer, PRNGKeyArray
 
 from ..config import BartConfig
+from ..model.causal_lm import BartForCausalLM
+from ..model.checks import check_token_ids
 from ..model.conditional_generation import BartForConditionalGeneration
 from ..model.masks import shift_tokens_right
 from ..model.question_answering import BartForQuestionAnswering
@@ -29,6 +31,7 @@ Batch = Mapping[str, HostArray]
 Sum = Float[Array, ""]
 Count = Integer[Array, ""]
 INPUTS = ("input_ids", "attention_mask", "decoder_input_ids", "decoder_attention_mask")
+CAUSAL_INPUTS = ("input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask")
 
 
 @one_sentence_errors
@@ -56,6 +59,46 @@ def seq2seq_loss(
     """
     inputs, labels = teacher_forcing(model.config, batch)
     states = model.model(**inputs, key=key).last_hidden_state
+    return token_loss_sum(token_loss, model.lm_logits, states, labels, rows=rows)
+
+
+@one_sentence_errors
+def causal_lm_loss(
+    model: BartForCausalLM,
+    batch: Batch,
+    key: PRNGKeyArray | None = None,
+    *,
+    token_loss: TokenLoss = negative_log_likelihood,
+    rows: int = 512,
+) -> tuple[Sum, Count]:
+    """Of a language model: the loss of each token, given those before it.
+
+    Args:
+        model: The model.
+        batch: `input_ids` and `labels` `[*batch, tgt]`, which are the same tokens: labels are shifted here, as in
+            transformers' `run_clm_flax.py`. (Its PyTorch `BartForCausalLM` expects labels that are shifted.) A label
+            does not count where it is -100, or padding: `pad_token_id`, or zero in `attention_mask` `[*batch, tgt]`.
+            Nor does the first token of a text, which has none before it. `encoder_hidden_states` `[*batch, src, dim]`
+            and `encoder_attention_mask` `[*batch, src]` are for cross attention.
+        key: For dropout.
+        token_loss: By default the cross entropy. `functools.partial(fairseq_label_smoothing, epsilon=0.1)` smooths it.
+        rows: As in [`token_loss_sum`][bart_eqx.training.token_loss_sum].
+
+    Raises:
+        ValueError: if the batch lacks an array, has one of an unknown name, or one of another shape or dtype.
+    """
+    inputs = _inputs(batch, ("labels",), CAUSAL_INPUTS)
+    inputs["input_ids"] = check_token_ids("input_ids", inputs["input_ids"], model.config.vocab_size)
+    shape = inputs["input_ids"].shape
+    labels = _without_padding(model.config, _integers("labels", batch["labels"], shape))[..., 1:]
+    if (mask := inputs.get("attention_mask")) is not None:
+        if mask.shape != shape:
+            raise ValueError(f"`attention_mask` must be {list(shape)}. Got {described(mask)}.")
+        tokens = jnp.asarray(mask).astype(bool)
+        labels = jnp.where(tokens[..., 1:] & tokens[..., :-1], labels, IGNORED)
+    # Nothing follows the last token. With a label for it, states keep their shape, and so their place on devices.
+    labels = jnp.concatenate([labels, jnp.full_like(labels, IGNORED, shape=(*shape[:-1], 1))], axis=-1)
+    states = model.model(**inputs, key=key)[0].last_hidden_state
     return token_loss_sum(token_loss, model.lm_logits, states, labels, rows=rows)
 
 
@@ -159,24 +202,29 @@ def teacher_forcing(config: BartConfig, batch: Batch) -> tuple[dict[str, Any], I
     inputs.setdefault(
         "decoder_input_ids", shift_tokens_right(labels, config.pad_token_id, config.decoder_start_token_id)
     )
-    if config.pad_token_id != config.eos_token_id:  # where they are one, it is the end that is learned
-        labels = jnp.where(labels == config.pad_token_id, IGNORED, labels)
+    labels = _without_padding(config, labels)
     if (mask := inputs.get("decoder_attention_mask")) is not None:
         labels = jnp.where(jnp.asarray(mask).astype(bool), labels, IGNORED)
     return inputs, labels
 
 
-def _inputs(batch: Batch, targets: tuple[str, ...]) -> dict[str, Any]:
+def _without_padding(config: BartConfig, labels: Integer[Array, "*shape"]) -> Integer[Array, "*shape"]:
+    if config.pad_token_id == config.eos_token_id:  # the end is learned
+        return labels
+    return jnp.where(labels == config.pad_token_id, IGNORED, labels)
+
+
+def _inputs(batch: Batch, targets: tuple[str, ...], arguments: tuple[str, ...] = INPUTS) -> dict[str, Any]:
     """The model's arguments in a batch, which has `targets` beside them."""
-    required, known = {"input_ids", *targets}, {*INPUTS, *targets}
+    required, known = {"input_ids", *targets}, {*arguments, *targets}
     if missing := sorted(required - batch.keys()):
         raise ValueError(f"`batch` must have {', '.join(missing)}. Got {', '.join(batch) or 'nothing'}.")
     if unknown := sorted(batch.keys() - known):
         raise ValueError(
-            f"`batch` may have {', '.join((*INPUTS, *targets))}, and each changes the loss. Got {', '.join(unknown)}: "
-            "remove what is for other purposes."
+            f"`batch` may have {', '.join((*arguments, *targets))}, and each changes the loss. Got "
+            f"{', '.join(unknown)}: remove what is for other purposes."
         )
-    return {name: batch[name] for name in INPUTS if name in batch}
+    return {name: batch[name] for name in arguments if name in batch}
 
 
 def _logits(
