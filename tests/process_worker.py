@@ -24,7 +24,8 @@ from bart_eqx.checkpoint.pytree import lazy_parameters
 from bart_eqx.checkpoint.save import save_pretrained
 from bart_eqx.parallel import OtherProcessError, initialize, make_mesh
 from bart_eqx.parallel.processes import map_over_processes
-from bart_eqx.training import Checkpoints, train
+from bart_eqx.training import Checkpoints, RunLockedError, train
+from bart_eqx.training.run_lock import run_lock
 from test_processes import HEARTBEAT, STEPS, a_run, examples, parts_of
 
 
@@ -107,6 +108,8 @@ def training(folder: Path, kill_at: int | None = None) -> None:
     places = [leaf.sharding for leaf in jax.tree.leaves(state)]
     numbers = iter(range(jax.process_index(), 100))  # scores differ, and those of process 0 count
     records: list[Any] = []
+    with run_lock(folder / "run"), raises(0, RunLockedError, "Another run is training"):
+        train(step, state, examples(), folder / "run", total_steps=STEPS)
     outcome = train(
         step,
         state,

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import random
 import re
 import shlex
 import shutil
@@ -96,7 +97,9 @@ def straight(files: Path, seq2seq: Any) -> Path:
 
 def test_the_folder_of_a_run(straight: Path) -> None:
     names = {path.name for path in straight.iterdir()}
-    assert names == {"checkpoints", "loss.png", "metrics.jsonl", "model", "run.json", "settings.yaml"}
+    assert names == {
+        "checkpoints", "lock", "loss.png", "metrics.jsonl", "model", "run.json", "settings.lock", "settings.yaml",
+    }  # fmt: skip
     assert (straight / "loss.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
     lines = records(straight)
     assert [line["step"] for line in lines] == [1, 2, 3, 3, 4, 5, 6, 6]
@@ -137,7 +140,7 @@ def test_all_settings_are_written(straight: Path) -> None:
 
 
 def test_a_run_goes_on(straight: Path, files: Path, seq2seq: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After Ctrl-C where it was, though no checkpoint was due. (`test_train_loop.py` has kills.)"""
+    """After Ctrl-C where it was, though no checkpoint was due. While it lives, the same command is refused."""
 
     def interrupt(self: TrainProgress, record: Mapping[str, Any]) -> None:
         if record["step"] == 1:  # which is recorded while the next one runs
@@ -151,10 +154,30 @@ def test_a_run_goes_on(straight: Path, files: Path, seq2seq: Any, monkeypatch: p
     signal.signal(signal.SIGINT, before)
     assert status == 130 and err == "interrupted after step 2: the same command goes on from there.\n"
     assert [path.name for path in (files / "stopped/checkpoints").iterdir()] == ["2"]
-    assert seq2seq("stopped")[0] == 0
+    refused: list[tuple[int, str]] = []
+    with monkeypatch.context() as patch:
+        second = lambda *_: refused.append(seq2seq("stopped", "--dropout", "0.2"))
+        patch.setattr(TrainProgress, "on_record", second)
+        assert seq2seq("stopped")[0] == 0
+    message = "error: Another run is training in stopped: wait for it, stop it, or train in another folder.\n"
+    assert refused and set(refused) == {(1, message)}
     assert records(files / "stopped") == records(straight)
     for name in ("model.safetensors", "config.json"):
         assert (files / "stopped/model" / name).read_bytes() == (straight / "model" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed(straight: Path, files: Path, seq2seq: Any) -> None:
+    """With SIGKILL, once within a save and at three random steps: the model and the records are those of `straight`."""
+    own = ("--train", "train.csv", "--validation", "held.csv", "-m", "tiny", "-o", "killed")
+    for kill in ("save", *map(str, sorted(random.Random(0).sample(range(1, 7), 3)))):
+        with start("train_killed_worker.py", 1, "killed", kill, "train", *SEQ2SEQ, *own) as process:
+            output, _ = process.communicate(timeout=600)
+        assert process.returncode == -signal.SIGKILL, output
+    assert seq2seq("killed")[0] == 0
+    assert records(files / "killed") == records(straight)
+    model = "model/model.safetensors"
+    assert (files / "killed" / model).read_bytes() == (straight / model).read_bytes()
 
 
 def test_a_mesh_of_one_device(straight: Path, files: Path, seq2seq: Any) -> None:
@@ -175,6 +198,7 @@ def test_two_processes(files: Path, seq2seq: Any) -> None:
     assert [process.returncode for process in pair] == [0, 0], first + second
     assert "interrupted after step 2: the same command goes on" in first and "interrupted after" not in second
     assert "processes/model: after 6 steps, the best with rouge1" in first and "after 6 steps" not in second
+    assert "Another run is training in processes" in first and "process 0: RunLockedError" in second
     assert "--dropout was 0.1, and now 0.2" in first and "failed on another process, process 0" in second
     assert seq2seq("one", "--row-multiple", "4")[0] == 0
     assert_same_numbers(records(files / "processes"), records(files / "one"))

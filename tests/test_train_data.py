@@ -19,7 +19,7 @@ from bart_eqx.training import (
     seq2seq_examples,
     steps_per_epoch,
 )
-from bart_eqx.training.batches import plan_buckets
+from bart_eqx.training.batches import plan
 from training_support import BagOfWords, ragged_examples, word_loss
 
 
@@ -71,14 +71,14 @@ def test_few_shapes_that_are_full(max_shapes: int) -> None:
 
 
 def test_padding_is_worth_a_shape_only_if_it_costs_more_than_a_half_empty_step() -> None:
-    few = plan_buckets(EXAMPLES, batch_tokens=4096, micro=8)
-    many = plan_buckets(EXAMPLES, batch_tokens=64)
+    few = plan(EXAMPLES, batch_tokens=4096, micro=8).buckets
+    many = plan(EXAMPLES, batch_tokens=64).buckets
     assert len(few) == 1 and few[0].rows == 4096 // 30 and dict(few[0].widths)["input_ids"] == 30
     assert 3 <= len(many) <= 8
 
 
 def test_rows_for_devices() -> None:
-    assert all(bucket.rows % 4 == 0 for bucket in plan_buckets(EXAMPLES, batch_tokens=64, row_multiple=4))
+    assert all(bucket.rows % 4 == 0 for bucket in plan(EXAMPLES, batch_tokens=64, row_multiple=4).buckets)
 
 
 @pytest.mark.parametrize("position", [0, 1, 7, 40])

@@ -19,7 +19,15 @@ import optax
 import pytest
 
 import bart_eqx
-from bart_eqx.training import Checkpoints, NonFiniteLossError, Recipe, batches, make_train_step, train
+from bart_eqx.training import (
+    Checkpoints,
+    NonFiniteLossError,
+    Recipe,
+    RunLockedError,
+    batches,
+    make_train_step,
+    train,
+)
 from training_support import BagOfWords, ragged_examples, word_loss
 
 
@@ -140,6 +148,22 @@ def test_an_interrupted_run_saves_and_goes_on(tmp_path: Path) -> None:
     resumed = run(tmp_path / "run", 7, **options)
     assert eqx.tree_equal(straight.state, resumed.state)
     assert records(tmp_path / "straight") == records(tmp_path / "run")
+
+
+def test_a_second_run_in_a_folder_is_refused(tmp_path: Path) -> None:
+    """While the first one lives, which it does not disturb."""
+    refused: list[int] = []
+
+    def second(record: Mapping[str, Any]) -> None:
+        with pytest.raises(RunLockedError, match="Another run is training in .*first: wait for it"):
+            run(tmp_path / "first", 6)
+        refused.append(record["step"])
+
+    first = run(tmp_path / "first", 5, on_record=second)
+    assert refused == [1, 2, 3, 4, 5] and first.stopped == "total_steps"
+    alone = run(tmp_path / "alone", 6)
+    assert eqx.tree_equal(run(tmp_path / "first", 6).state, alone.state)
+    assert records(tmp_path / "first") == records(tmp_path / "alone")
 
 
 @pytest.mark.parametrize("step", [1, 8])

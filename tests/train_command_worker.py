@@ -1,16 +1,19 @@
 """Run by `test_train_command.py`: one of two processes that train with `bart-eqx train`, in the folder of its files.
 
-`train_command_worker.py PORT RANK ARGUMENT...`: the command three times. The first time a signal reaches process 1
-only; the third time an option differs from the run's.
+`train_command_worker.py PORT RANK ARGUMENT...`: the command four times. First another run holds the folder, then a
+signal reaches process 1 only, and the last time an option differs from the run's.
 """
 
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 from bart_eqx.command.app import main
+from bart_eqx.command.train_settings import LOCK
 from bart_eqx.command.train_signals import Interrupt
+from bart_eqx.locks import Lock
 from bart_eqx.text import TextGenerator
 
 
@@ -43,6 +46,13 @@ if __name__ == "__main__":
     from bart_eqx.command import train_run, train_tasks
 
     train_tasks.TextGenerator = Counted
+    output = Path(arguments[arguments.index("-o") + 1])
+    output.mkdir(exist_ok=True)
+    lock = Lock(output / LOCK)
+    assert rank == "1" or lock.acquire("exclusive")  # as another run does
+    assert main(arguments) == 1
+    lock.release()
+
     if rank == "1":
         train_run.Interrupt = OnceInterrupted
     assert main(arguments) == (143 if rank == "0" else 130)

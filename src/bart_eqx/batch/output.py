@@ -10,9 +10,9 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from ..locks import Lock, waiting
 from .errors import ManifestMismatchError, OutputError, OutputLockedError
 from .files import PARTIAL, atomic_file, write_file
-from .locks import Lock, waiting_lock
 from .manifest import MANIFEST, Manifest, Request, read_manifest, read_parts, write_manifest
 from .parts import Part, hash_input
 from .run_records import Lines
@@ -108,15 +108,15 @@ class Output:
         except OSError as error:
             raise OutputError(f"{self.folder} cannot be created ({error.strerror}): choose another output.") from None
         with contextlib.ExitStack() as stack:
-            with waiting_lock(self._prepare_lock):
-                whole = Lock(self.folder / "lock")
+            with waiting(_lock(self._prepare_lock)):
+                whole = _lock(self.folder / "lock")
                 stack.callback(self._leave, whole)
                 if not whole.acquire("exclusive" if shard is None else "shared"):
                     raise OutputLockedError(
                         f"{self.path} is being written by another process: wait for it, or stop it."
                     )
                 if shard is not None:
-                    own = Lock(self.folder / f"shard-{shard.index}-of-{shard.count}.lock")
+                    own = _lock(self.folder / f"shard-{shard.index}-of-{shard.count}.lock")
                     stack.callback(own.release)
                     if not own.acquire("exclusive"):
                         raise OutputLockedError(
@@ -171,7 +171,7 @@ class Output:
 
         Under the lock of those that start: they must not be refused because of a process that ends.
         """
-        starting = Lock(self._prepare_lock)
+        starting = _lock(self._prepare_lock)
         if starting.acquire("exclusive") and whole.acquire("exclusive") and whole.supported:
             self._remove(f"*{PARTIAL}")
         whole.release()
@@ -218,7 +218,7 @@ class Output:
         Raises:
             OutputError: if the output cannot be written.
         """
-        with waiting_lock(self.folder / "join.lock"):  # several shards may end at once
+        with waiting(_lock(self.folder / "join.lock")):  # several shards may end at once
             done = self.done()
             if done is not None:
                 return done
@@ -244,3 +244,10 @@ class Output:
                         hasher.update(block)
                         lines += block.count(b"\n")
         return lines, hasher.hexdigest()
+
+
+def _lock(path: Path) -> Lock:
+    try:
+        return Lock(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be created ({error.strerror}): choose another folder.") from error

@@ -37,14 +37,15 @@ from ..training import (
     mean_loss,
     plot_metrics,
     rematerialise,
-    steps_per_epoch,
     train,
 )
+from ..training.batches import plan
+from ..training.run_lock import run_lock
 from .cache import keep_programs
 from .errors import UsageError
 from .train_options import TrainFiles, TrainModel, TrainRecipe, TrainRun
 from .train_progress import TrainProgress
-from .train_settings import keep_settings
+from .train_settings import LOCK, check_folder, keep_settings
 from .train_signals import Interrupt
 
 
@@ -95,7 +96,8 @@ class Task:
         settings: Its own options, JSON.
         examples: Of the training file.
         validation: Of the validation file, if there is one.
-        batching: Further options of `batches`.
+        transform: Of an example, whenever it comes, as in `batches`.
+        room: The tokens that it may add.
         loss: Of training.
         validation_loss: Of evaluations.
         model: Makes the model to train, from a key, a mesh or `None`, and the dropout of the configuration.
@@ -117,7 +119,8 @@ class Task:
     score: str
     greater_is_better: bool
     unit: str
-    batching: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    transform: Callable[..., Any] | None = None
+    room: int = 0
     scores: Callable[[Any], Mapping[str, float]] | None = None
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -172,85 +175,85 @@ def run_training(
         raise ValueError(f"{files.train} has no examples.")
     folder, first = files.output.expanduser(), jax.process_index() == 0
     mesh = _mesh(model)
-    batching: dict[str, Any] = dict(
+    sizes: dict[str, Any] = dict(
         batch_tokens=base.batch_tokens,
         max_shapes=recipe.max_shapes,
         row_multiple=_row_multiple(mesh, recipe.row_multiple),
-        **task.batching,
+        room=task.room,
     )
-    steps = steps_per_epoch(
-        task.examples, micro=base.micro, **{name: value for name, value in batching.items() if name != "transform"}
-    )
-    resolved = recipe.resolve(base, steps)
+    content: dict[str, Any] = dict(pad_token_id=start.tokenizer.pad_token_id, seed=run.seed, transform=task.transform)
+    planned = plan(task.examples, micro=base.micro, **sizes)
+    resolved = recipe.resolve(base, planned.steps)
     settings = dataclasses.asdict(model) | dataclasses.asdict(run) | dict(task.settings)
     settings |= dict(recipe=recipe.recipe, max_shapes=recipe.max_shapes, **_numbers(resolved, task.settings))
-    settings |= dict(row_multiple=batching["row_multiple"] if batching["row_multiple"] > 1 else None)
+    settings |= dict(row_multiple=sizes["row_multiple"] if sizes["row_multiple"] > 1 else None)
     for name in ("cache_dir", "fsdp", "tensor"):  # a run may go on elsewhere
         del settings[name]
-    with failing_together("writing the settings of the run"):
+    with failing_together("checking the folder of the run"):
         if first:
-            keep_settings(folder, task.name, settings, dict(train=files.train, validation=files.validation))
+            check_folder(folder)
+    with run_lock(folder, LOCK):
+        with failing_together("writing the settings of the run"):
+            if first:
+                keep_settings(folder, task.name, settings, dict(train=files.train, validation=files.validation))
 
-    key = jax.random.key(run.seed)
-    dropout = dict(dropout=resolved.dropout, attention_dropout=resolved.attention_dropout)
-    view: dict[str, Any] = dict(view=rematerialise) if model.rematerialise else {}
-    step, state = make_train_step(
-        task.model(key=jax.random.fold_in(key, 1), mesh=mesh, **dropout),
-        task.loss,
-        resolved.optimizer(),
-        key=key,
-        compute_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
-        mesh=mesh,
-        **view,
-    )
-    batching |= dict(pad_token_id=start.tokenizer.pad_token_id, seed=run.seed)
-    evaluation: dict[str, Any] = {}
-    if task.validation is not None:
-        held_out = batches(task.validation, epochs=1, **batching)
-        evaluation = dict(
-            evaluate=_evaluation(task, held_out, mesh),
-            evaluate_every=run.evaluate_every,
-            score=task.score,
-            greater_is_better=task.greater_is_better,
-            patience=run.patience,
+        key = jax.random.key(run.seed)
+        dropout = dict(dropout=resolved.dropout, attention_dropout=resolved.attention_dropout)
+        view: dict[str, Any] = dict(view=rematerialise) if model.rematerialise else {}
+        step, state = make_train_step(
+            task.model(key=jax.random.fold_in(key, 1), mesh=mesh, **dropout),
+            task.loss,
+            resolved.optimizer(),
+            key=key,
+            compute_dtype=jnp.bfloat16 if model.dtype == "bfloat16" else None,
+            mesh=mesh,
+            **view,
         )
+        evaluation: dict[str, Any] = {}
+        if task.validation is not None:
+            held_out = batches(task.validation, epochs=1, **sizes, **content)
+            evaluation = dict(
+                evaluate=_evaluation(task, held_out, mesh),
+                evaluate_every=run.evaluate_every,
+                score=task.score,
+                greater_is_better=task.greater_is_better,
+                patience=run.patience,
+            )
 
-    with Interrupt() as interrupted, TrainProgress(resolved.total_steps, task.unit) as progress:
+        with Interrupt() as interrupted, TrainProgress(resolved.total_steps, task.unit) as progress:
 
-        def on_record(record: Mapping[str, Any]) -> None:
-            progress.on_record(record)
-            if "loss" not in record:
-                plot_metrics(folder / "metrics.jsonl", folder / "loss.png")
+            def on_record(record: Mapping[str, Any]) -> None:
+                progress.on_record(record)
+                if "loss" not in record:
+                    plot_metrics(folder / "metrics.jsonl", folder / "loss.png")
 
-        outcome = train(
-            step,
-            state,
-            batches(task.examples, micro=resolved.micro, **batching),
-            folder,
-            total_steps=resolved.total_steps,
-            save_every=run.save_every,
-            keep=run.keep,
-            save=functools.partial(_save, start.tokenizer, task.fields),
-            on_record=on_record,
-            interrupted=interrupted,
-            **evaluation,
-        )
-    done, status = int(outcome.state.step), 0
+            outcome = train(
+                step,
+                state,
+                planned.batches(**content),
+                folder,
+                total_steps=resolved.total_steps,
+                save_every=run.save_every,
+                keep=run.keep,
+                save=functools.partial(_save, start.tokenizer, task.fields),
+                on_record=on_record,
+                interrupted=interrupted,
+                **evaluation,
+            )
+        done = int(outcome.state.step)
+        if first and done and task.validation is None:
+            plot_metrics(folder / "metrics.jsonl", folder / "loss.png")
     if outcome.stopped == "interrupted":
-        status = 128 + (interrupted.received or signal.SIGTERM)  # which another process received
-    if not first:
-        return status
-    if done and task.validation is None:
-        plot_metrics(folder / "metrics.jsonl", folder / "loss.png")
-    if outcome.stopped == "interrupted":
-        print(f"interrupted after step {done}: the same command goes on from there.", file=sys.stderr)
-        return status
-    best = ""
-    if outcome.best_step is not None:
-        best = f", the best with {task.score} {outcome.best_score:.4f} at step {outcome.best_step}"
-    stopped = f" (no better score in {run.patience} evaluations)" if outcome.stopped == "patience" else ""
-    print(f"{folder / 'model'}: after {done} steps{stopped}{best}", file=sys.stderr)
-    return status
+        if first:
+            print(f"interrupted after step {done}: the same command goes on from there.", file=sys.stderr)
+        return 128 + (interrupted.received or signal.SIGTERM)  # which another process received
+    if first:
+        best = ""
+        if outcome.best_step is not None:
+            best = f", the best with {task.score} {outcome.best_score:.4f} at step {outcome.best_step}"
+        stopped = f" (no better score in {run.patience} evaluations)" if outcome.stopped == "patience" else ""
+        print(f"{folder / 'model'}: after {done} steps{stopped}{best}", file=sys.stderr)
+    return 0
 
 
 def _mesh(options: TrainModel) -> Mesh | None:

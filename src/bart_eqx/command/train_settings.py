@@ -11,7 +11,7 @@ from cyclopts.config import Yaml
 from .errors import UsageError, option
 
 
-SETTINGS, RUN = "settings.yaml", "run.json"
+SETTINGS, RUN, LOCK = "settings.yaml", "run.json", "settings.lock"
 
 
 def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
@@ -34,8 +34,19 @@ def from_yaml(app: App, commands: tuple[str, ...], arguments: ArgumentCollection
             Yaml(path, encoding="utf-8")(app, (), arguments)
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is not that of a run, before anything is written into it.
+
+    Raises:
+        ValueError: if it has other files.
+    """
+    begun = {SETTINGS, LOCK}
+    if folder.exists() and not (folder / RUN).exists() and any(path.name not in begun for path in folder.iterdir()):
+        raise ValueError(f"{folder} has other files: train in another folder.")
+
+
 def keep_settings(folder: Path, task: str, settings: Mapping[str, Any], files: Mapping[str, Path | None]) -> None:
-    """Write the settings of a run into its folder; or compare them, once it has a checkpoint.
+    """Write the settings of a run into its folder; or compare them, once it has a checkpoint. Under its lock, `LOCK`.
 
     In settings.yaml are the options, so that it serves as `--config`. In run.json are the task, and the hashes of the
     files, which may be elsewhere when the run goes on.
@@ -47,17 +58,14 @@ def keep_settings(folder: Path, task: str, settings: Mapping[str, Any], files: M
         files: What is read, by the name of the option.
 
     Raises:
-        ValueError: if the folder has a run with other settings or files, or has other things.
+        ValueError: if the folder has a run with other settings or files.
     """
     from ..checkpoint.formats.writer import hash_file
 
     settings = json.loads(json.dumps({name: value for name, value in settings.items() if value is not None}))
     given = {name: path.expanduser().resolve() for name, path in files.items() if path is not None}
     run = {"task": task, "blake3": {name: hash_file(path) for name, path in given.items()}}
-    is_run = (folder / RUN).exists()
-    if not is_run and folder.exists() and any(path.name != SETTINGS for path in folder.iterdir()):
-        raise ValueError(f"{folder} has other files: train in another folder.")
-    if not is_run or not any(path.name.isdecimal() for path in folder.glob("checkpoints/*")):
+    if not (folder / RUN).exists() or not any(path.name.isdecimal() for path in folder.glob("checkpoints/*")):
         folder.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {**{name: str(path) for name, path in given.items()}, **settings}
         text = _yaml().safe_dump(options, sort_keys=False, allow_unicode=True)

@@ -42,6 +42,7 @@ from .recipes import (  # noqa: E402
     Recipe as Recipe,
 )
 from .rematerialise import rematerialise as rematerialise  # noqa: E402
+from .run_lock import RunLockedError as RunLockedError  # noqa: E402
 from .shrink import (  # noqa: E402
     distil_whisper_layers as distil_whisper_layers,
     distil_whisper_supervised_layers as distil_whisper_supervised_layers,
@@ -56,6 +57,7 @@ from .step import (  # noqa: E402
     make_train_step as make_train_step,
 )
 from .task_losses import (  # noqa: E402
+    causal_lm_loss as causal_lm_loss,
     multi_label_loss as multi_label_loss,
     question_answering_loss as question_answering_loss,
     regression_loss as regression_loss,

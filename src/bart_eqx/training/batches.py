@@ -31,7 +31,43 @@ class Bucket:
     widths: tuple[tuple[str, int], ...]
 
 
-def plan_buckets(
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Examples in buckets: how many steps they make is known before a batch is made.
+
+    Args:
+        examples: Dicts of arrays with the same fields.
+        buckets: At most `max_shapes`. Each example is in one of them.
+        micro: Micro-batches of a step.
+    """
+
+    examples: Sequence[Example]
+    buckets: list[Bucket]
+    micro: int
+
+    @property
+    def steps(self) -> int:
+        """The batches of an epoch."""
+        return sum(-(-len(bucket.examples) // (bucket.rows * self.micro)) for bucket in self.buckets)
+
+    def batches(
+        self, *, pad_token_id: int, seed: int, epochs: int | None = None, transform: Transform | None = None
+    ) -> Any:
+        """The `grain.IterDataset` of the function `batches`, whose arguments these are."""
+        grain = library("grain")
+        parts = []
+        for number, bucket in enumerate(self.buckets):
+            (own_seed,) = np.random.SeedSequence([seed, number]).generate_state(1).tolist()
+            part = grain.MapDataset.source([self.examples[index] for index in bucket.examples]).seed(own_seed).shuffle()
+            if transform is not None:
+                part = part.random_map(transform)
+            stack = functools.partial(stack_rows, bucket=bucket, micro=self.micro, pad_token_id=pad_token_id)
+            parts.append(part.batch(bucket.rows * self.micro, batch_fn=stack))
+        dataset = grain.MapDataset.concatenate(parts).seed(seed).shuffle().repeat(epochs)
+        return dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+
+
+def plan(
     examples: Sequence[Example],
     *,
     batch_tokens: int,
@@ -39,7 +75,7 @@ def plan_buckets(
     max_shapes: int = 8,
     row_multiple: int = 1,
     room: int = 0,
-) -> list[Bucket]:
+) -> Plan:
     """Put examples into buckets, at most `max_shapes`. The arguments are those of `batches`.
 
     Examples are grouped by the length of their first field, and each group is halved by that of the second, where there
@@ -68,28 +104,17 @@ def plan_buckets(
     for members, widths in groups:
         rows = max(batch_tokens // max(width for _, width in widths) // row_multiple, 1) * row_multiple
         buckets.append(Bucket(tuple(members.tolist()), rows, widths))
-    return buckets
+    return Plan(examples, buckets, micro)
 
 
-def steps_per_epoch(
-    examples: Sequence[Example],
-    *,
-    batch_tokens: int,
-    micro: int = 1,
-    max_shapes: int = 8,
-    row_multiple: int = 1,
-    room: int = 0,
-) -> int:
-    """The batches of an epoch. The arguments are those of `batches`."""
-    buckets = plan_buckets(
-        examples,
-        batch_tokens=batch_tokens,
-        micro=micro,
-        max_shapes=max_shapes,
-        row_multiple=row_multiple,
-        room=room,
-    )
-    return sum(-(-len(bucket.examples) // (bucket.rows * micro)) for bucket in buckets)
+def steps_per_epoch(examples: Sequence[Example], **sizes: Any) -> int:
+    """The batches of an epoch.
+
+    Args:
+        examples: As in `batches`.
+        **sizes: `batch_tokens`, `micro`, `max_shapes`, `row_multiple` and `room` of `batches`.
+    """
+    return plan(examples, **sizes).steps
 
 
 def batches(
@@ -132,8 +157,7 @@ def batches(
         ImportError: if the extra `train` is not installed.
         ValueError: if there is no example, or if one became longer than its batch.
     """
-    grain = library("grain")
-    buckets = plan_buckets(
+    planned = plan(
         examples,
         batch_tokens=batch_tokens,
         micro=micro,
@@ -141,16 +165,7 @@ def batches(
         row_multiple=row_multiple,
         room=room,
     )
-    parts = []
-    for number, bucket in enumerate(buckets):
-        (own_seed,) = np.random.SeedSequence([seed, number]).generate_state(1).tolist()
-        part = grain.MapDataset.source([examples[index] for index in bucket.examples]).seed(own_seed).shuffle()
-        if transform is not None:
-            part = part.random_map(transform)
-        stack = functools.partial(stack_rows, bucket=bucket, micro=micro, pad_token_id=pad_token_id)
-        parts.append(part.batch(bucket.rows * micro, batch_fn=stack))
-    dataset = grain.MapDataset.concatenate(parts).seed(seed).shuffle().repeat(epochs)
-    return dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=8))
+    return planned.batches(pad_token_id=pad_token_id, seed=seed, epochs=epochs, transform=transform)
 
 
 def stack_rows(examples: Sequence[Example], *, bucket: Bucket, micro: int, pad_token_id: int) -> dict[str, np.ndarray]:

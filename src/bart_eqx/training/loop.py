@@ -16,6 +16,7 @@ from ..checkpoint.save import save_pretrained
 from ..parallel.processes import any_process, exchange, from_first
 from .checkpoints import Checkpoints
 from .metrics_file import MetricsFile
+from .run_lock import run_lock
 from .step import Metrics, TrainState, TrainStep
 
 
@@ -136,8 +137,8 @@ def train(
     A run that is killed at any moment and started again has the same weights, losses and scores, bit for bit, as one
     that is not, on the same machine.
 
-    In `folder` are `checkpoints/`; `metrics.jsonl`, with a record of each step and each evaluation; and `model/`, the
-    model with the best score, or the last one if there is no `evaluate`.
+    In `folder` are `checkpoints/`; `metrics.jsonl`, with a record of each step and each evaluation; `model/`, the model
+    with the best score, or the last one if there is no `evaluate`; and `lock`, which a run holds while it lives.
 
     In a job of several processes, all call this with the same arguments and a folder that all of them see. `evaluate`
     and `save` are called on all, for arrays to be gathered; process 0 writes and calls `on_record`, and its scores
@@ -167,6 +168,7 @@ def train(
     Raises:
         ImportError: if the extra `train` is not installed.
         NonFiniteLossError: if a loss or a gradient is NaN or infinite. Nothing is saved after that step.
+        RunLockedError: if another run is training in the folder.
         ValueError: if an argument is out of range, or the folder's run had other data, or another model or optimiser;
             if processes have different data, or each a state of its own.
     """
@@ -187,7 +189,7 @@ def train(
     progress = _Progress(_digest_of_first(iterator))
     if len(set(exchange(progress.data))) > 1:
         raise ValueError("All processes must have the same `data`, in the same order. Their first batches differ.")
-    with Checkpoints(folder / "checkpoints", keep=keep) as checkpoints:
+    with run_lock(folder), Checkpoints(folder / "checkpoints", keep=keep) as checkpoints:
         if (restored := checkpoints.restore(state)) is not None:
             if restored.progress["data"] != progress.data:
                 raise ValueError(f"The run in {folder} had other batches: train in another folder, or with its data.")

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from .errors import OutputError
 
-
-logger = logging.getLogger("bart_eqx.batch")
+logger = logging.getLogger("bart_eqx")
 
 _UNSUPPORTED = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 Mode = Literal["shared", "exclusive"]
@@ -24,16 +22,16 @@ class Lock:
 
     Args:
         path: The file, which is created. It is never removed: another process may be about to lock it.
+
+    Raises:
+        OSError: if the file cannot be created.
     """
 
     supported: bool = True
     """Whether the file system has locks, as far as is known."""
 
     def __init__(self, path: Path):
-        try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise OutputError(f"{path} cannot be created ({error.strerror}): choose another folder.") from error
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
 
     def acquire(self, mode: Mode, *, wait: bool = False) -> bool:
         """Take the lock, or change its mode; `False` if another process holds it and `wait` is false."""
@@ -59,9 +57,8 @@ class Lock:
 
 
 @contextlib.contextmanager
-def waiting_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock for a block, once other processes have left theirs."""
-    lock = Lock(path)
+def waiting(lock: Lock) -> Iterator[None]:
+    """Hold an exclusive lock for a block, once other processes have left theirs. It is released at the end."""
     try:
         lock.acquire("exclusive", wait=True)
         yield
