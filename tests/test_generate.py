@@ -663,7 +663,7 @@ BARRED: list[tuple[Any, dict[str, Any], str]] = [
         dict(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, num_return_sequences=3),
         "must not be more than 2",
     ),
-    ([[[20]], [[20]], [[20], [21, 2, 22]]], dict(), r"has, for row 2, \[21, 2, 22\]"),
+    ([[[20]], [[20]], [[20], [21, 2, 22]]], dict(), r"of row 2 has \[21, 2, 22\]"),
     ([[40, 41], [20]], dict(num_beams=2, force_words_ids=[[40, 41]]), r"\[20\].*`force_words_ids` needs \[40, 41\]"),
 ]
 

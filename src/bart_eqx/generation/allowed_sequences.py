@@ -75,11 +75,11 @@ def check_reachable(
     checked: dict[Any, None] = dict.fromkeys(zip(which, prompts, sources, strict=True))
     for index, row_prompt, row_source in checked:
         bars = _Bars(config, prompt_length, max_length, row_prompt, row_source)
-        where = "" if len(sets) == 1 else f"for row {index}, "
+        of_row = "" if len(sets) == 1 else f" of row {index}"
         for sequence in sets[index]:
             if (reason := next(bars.reasons(sequence), None)) is not None:
                 raise ValueError(
-                    f"`prefix_allowed_tokens` has, {where}{_shown(sequence)}, which cannot be generated: {reason}"
+                    f"`prefix_allowed_tokens`{of_row} has {_shown(sequence)}, which cannot be generated: {reason}"
                 )
     if config.num_beams == 1:
         return
