@@ -101,6 +101,8 @@ def generate_texts(
 
 
 def with_own_key(options: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """The options of one `generate` of several in a call of a task, with a key that no other has."""
+    """The options for one of several calls of `generate`, with a key that none of the others has."""
     key = options.get("key")
-    return {**options} if key is None else {**options, "key": jax.random.fold_in(key, index)}
+    if not isinstance(key, jax.Array):  # `generate` refuses what is not a key
+        return {**options}
+    return {**options, "key": jax.random.fold_in(key, index)}
