@@ -107,6 +107,14 @@ def test_sampling_is_repeatable(run: Run) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_parts_of_a_file_are_sampled_from_different_keys(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("40217\n40217\n")
+    options = ("-m", "demo", "--do-sample", "--temperature", "9", "--seed", "1", "--part-bytes", "1")
+    assert run("generate", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.jsonl"), *options)[0] == 0
+    first, second = lines_of((tmp_path / "out.jsonl").read_text())
+    assert first["generated_text"] != second["generated_text"]
+
+
 def test_masks(run: Run) -> None:
     texts = ["4<mask>2", "<mask>1<mask>"]
     filler = MaskFiller(demo_model(), demo_tokenizer())

@@ -12,7 +12,6 @@ from ..process import run
 
 def main() -> NoReturn:
     """The entry point of `bart-eqx` and of `python -m bart_eqx`."""
-    # Shapes are checked for people who call the library. The command calls it in one way, and checks are a quarter of
-    # the time to the first result.
+    # Checks of shapes are for callers of the library. They take a quarter of the command's time to the first result.
     os.environ.setdefault("JAXTYPING_DISABLE", "1")
     run("bart_eqx.command.app")

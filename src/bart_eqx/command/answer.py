@@ -29,7 +29,7 @@ def answer(
 ) -> int:
     """Answer questions from texts, with a model that was fine-tuned on a data set such as SQuAD.
 
-    As text, the best answer of each. JSON has its place and its score.
+    As text, the best answer from each text. JSON also has its place and its score.
 
     For example:
 
@@ -42,8 +42,9 @@ def answer(
         question: The question to every text. Without it, each record has its own.
         question_field: The field of the question.
         top_k: The most answers.
-        max_answer_len: The most tokens of an answer.
-        max_seq_len: The most tokens of a window with its question; by default 384, or what the model allows.
+        max_answer_len: The maximum number of tokens in an answer.
+        max_seq_len: The maximum number of tokens in a window with its question; by default 384, or what the model
+            allows.
         doc_stride: The tokens that a window shares with the next; by default 128, or half a window.
         handle_impossible_answer: "No answer" is an answer too.
         align_to_words: Extend answers to whole words.

@@ -1,4 +1,4 @@
-"""The list of all commands, and what becomes of their errors."""
+"""The list of all commands, and how their errors end the process."""
 
 import sys
 
@@ -29,12 +29,12 @@ A run can be stopped at any time. The same command goes on with it, to the same 
 # The module and the function of each command. A module is imported when its command is used.
 _COMMANDS = {
     "summarize": ("generate:summarize", "Summarise texts of any length."),
-    "generate": ("generate:generate", "Any other text from a text; or which of some texts."),
-    "fill": ("fill:fill", "Fill `<mask>` in texts: with one token, or as many as it takes."),
+    "generate": ("generate:generate", "Any other text from a text; or one of given texts."),
+    "fill": ("fill:fill", "Fill `<mask>` in texts: with one token, or with any number."),
     "classify": ("classify:classify", "Labels that the model was trained on, of texts or of pairs."),
-    "zero-shot": ("classify:zero_shot", "Labels that no model was trained on."),
+    "zero-shot": ("classify:zero_shot", "Labels that the model was not trained on."),
     "answer": ("answer:answer", "Answer questions from texts."),
-    "score": ("score:score", "How probable is a target, given a source (BARTScore)."),
+    "score": ("score:score", "How probable a target is, given a source (BARTScore)."),
     "embed": ("embed:embed", "A vector for each text."),
     "train seq2seq": ("train:seq2seq", "Summaries, or any other texts from texts."),
     "train classify": ("train:classify", "Labels of texts, or of pairs of texts; or numbers."),
@@ -42,7 +42,7 @@ _COMMANDS = {
     "evaluate": ("evaluate:evaluate", "How good predictions are: ROUGE, accuracy."),
     "convert": ("convert:convert", "Convert a checkpoint, or verify a converted folder."),
     "info": ("info:info", "What a checkpoint is, without loading it."),
-    "cache": ("cache:cache", "Show or clear the compiled programs that are kept on disk."),
+    "cache": ("cache:cache", "Show or clear the cache of compiled programs."),
 }
 
 
@@ -50,8 +50,8 @@ def build(command: str | None = None) -> App:
     """The application.
 
     Args:
-        command: The one that will run, such as `"fill"` or `"train denoise"`. Its module documents it; of the others no
-            module is imported.
+        command: The command that will run, such as `"fill"` or `"train denoise"`. Only its module is imported, for its
+            help.
     """
     app = App(
         name="bart-eqx",
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> int:
         _print(f"{one_line(error)} ({_help_of(tokens)} explains the options.)")
         return 2
     except BrokenPipeError:
-        raise  # nobody reads the results any more, which is no fault
+        raise  # the reader of the results has left: not an error
     except (ValueError, ImportError, FloatingPointError, OSError) as error:
         _print(one_line(error))
         return 1

@@ -15,10 +15,10 @@ CacheDir = Annotated[Path | None, Parameter(env_var=_VARIABLE)]
 
 
 def cache(*, clear: bool = False, cache_dir: CacheDir = None) -> None:
-    """Show where compiled programs are kept, and how many there are.
+    """Show the cache of compiled programs: its folder, their number and their size.
 
-    A program is compiled when texts of its shape are first met, and the next process loads it. Delete them when you
-    like: they are compiled again.
+    A program is compiled for the first texts of its shape; later processes load it. Deleted programs are compiled
+    again.
 
     For example:
 
@@ -40,7 +40,7 @@ def cache(*, clear: bool = False, cache_dir: CacheDir = None) -> None:
 
 
 def keep_programs(cache_dir: Path | None) -> None:
-    """From here on JAX keeps what it compiles, and loads what is kept. It is imported here."""
+    """Import JAX, and turn its cache of compiled programs on."""
     import jax
 
     folder = folder_of(cache_dir)

@@ -42,7 +42,7 @@ def classify(
         pair: The second text of every pair.
         pair_field: The field of the second text.
         top_k: The number of labels; by default all.
-        function_to_apply: From logits to scores; by default what the checkpoint says.
+        function_to_apply: From logits to scores; by default that of the checkpoint.
         truncation: Drop the end of a text that the model has no positions for (--no-truncation makes it an error).
     """
     if pair is not None and pair_field is not None:
@@ -71,9 +71,10 @@ def zero_shot(
     model: ModelOptions,
     files: FileOptions | None = None,
 ) -> int:
-    """Find which of some labels hold for each text, with a model of natural language inference.
+    """Find which of the given labels hold for each text, with a model of natural language inference.
 
-    No model was trained on the labels: each becomes a hypothesis, and the model says whether the text entails it.
+    The model need not be trained on the labels: each becomes a hypothesis, and the model says whether the text entails
+    it.
 
     As text, the most probable label of each. JSON has all labels with their scores.
 

@@ -41,7 +41,7 @@ def convert(
         revision: A branch, tag or commit on the Hub.
         subfolder: A folder inside the source.
         prefer: The format to read, where there are several.
-        dtype: Of the written weights; by default as in the source.
+        dtype: The dtype of the written weights; by default as in the source.
         to: The format to write.
         overwrite: Replace the folder once the new one is complete.
         allow_nonfinite: Accept weights that are NaN or infinite.

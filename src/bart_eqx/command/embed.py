@@ -25,7 +25,7 @@ def embed(
 
     BART was not trained so that near vectors mean near texts. These are features for a classifier of your own.
 
-    As text, the numbers of a vector on each line, between spaces.
+    As text, a vector on each line, its numbers separated by spaces.
 
     For example:
 

@@ -16,7 +16,7 @@ def one_line(error: BaseException) -> str:
 
 
 def as_options(message: str, names: frozenset[str]) -> str:
-    """A message in which these arguments of Python are written as the options that they are in a shell."""
+    """A message with these Python arguments written as options of the shell."""
     return re.sub(r"`(\w+)`", lambda match: option(match[1]) if match[1] in names else match[0], message)
 
 
@@ -25,7 +25,7 @@ def option(name: str) -> str:
 
 
 def refusal_of(keyword: str) -> str | None:
-    """Why there is no such option, where it is one of transformers' or of Python's; `None` where it is a mistake."""
+    """Why there is no such option, if transformers or the Python API has it; `None` if it is misspelt."""
     from ..generation_config import GENERATION_FIELDS, GenerationConfig
     from ..generation_options import OTHER_ARGUMENTS
 

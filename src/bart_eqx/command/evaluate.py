@@ -1,4 +1,4 @@
-"""`bart-eqx evaluate`: predictions in a file, or what a task makes of its records, compared with references."""
+"""`bart-eqx evaluate`: predictions in a file, or those of a task over its records, compared with references."""
 
 import dataclasses
 import json as json_library
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # it imports JAX
     from ..text.evaluation import Task
 
 Metric = Literal["rouge", "accuracy"]
-# What the tasks write, and how it is compared.
+# The fields that the tasks write, and the metric for each.
 _METRICS: dict[str, Metric] = {
     "summary_text": "rouge",
     "generated_text": "rouge",
@@ -61,7 +61,7 @@ def evaluate(
 
     Args:
         file: A JSON object on each line.
-        reference: The field with what is right: a text, or for ROUGE also a list of texts; a label.
+        reference: The field with the right text or label; for ROUGE, it may hold a list of texts.
         prediction: The field with the prediction; by default summary_text, generated_text, label or answer.
         metric: rouge or accuracy; by default ROUGE of texts, and accuracy of labels, choices and answers.
         json: Print JSON.
@@ -133,10 +133,9 @@ def _load(name: str, model: ModelOptions, generation: Mapping[str, Any], call: M
     if generation and name in labelling:
         raise UsageError(f"--task {name} generates nothing: leave the options of generation out.")
     keep_programs(model.cache_dir)
-    settings = model.on_which_results_depend
     if name in labelling:
-        return load_task(labelling[name], model.model, settings)
-    task = load_task(generating[name], model.model, settings, **generation)
+        return load_task(labelling[name], model.model, model.settings)
+    task = load_task(generating[name], model.model, model.settings, **generation)
     check_generation(task, task.generation_options)
     return task
 
@@ -148,5 +147,5 @@ def _print(result: dict[str, Any], *, as_json: bool) -> None:
     print(f"{'records':12}{result['num_records']}")
     for name, value in result.items():
         if isinstance(value, dict):
-            of = value.get("fmeasure", value)  # of ROUGE what papers give
-            print(f"{name:12}{of['mean']:.2%} (95%: {of['low']:.2%} to {of['high']:.2%})")
+            shown = value.get("fmeasure", value)  # of ROUGE, the number that papers give
+            print(f"{name:12}{shown['mean']:.2%} (95%: {shown['low']:.2%} to {shown['high']:.2%})")

@@ -1,14 +1,12 @@
-"""What goes in and what comes out: texts as arguments, standard input, or a file; text lines, JSON lines, or a file.
+"""The options of input and output, with the same rules for every task.
 
-The rules, which are the same for every task:
-
-- Arguments are texts. One argument that is the name of a file, or looks like one (`.jsonl`, `.ndjson`, `.txt`), is a
-  file. No argument, or `-`, is standard input.
-- A file of JSON is named `.jsonl` or `.ndjson`; `--from` says so of other names and of standard input. Otherwise each
-  line is a text; or, with `--from document`, all of it is one text.
-- Results are written in the form of the input, unless `--to` says otherwise. As text, a line of text in gives a line
-  out, which is the best result. As JSON, a line has the record's id, its other fields, and all of the result's.
-- `--output` writes JSON lines. From a file, the run can be stopped at any time, and goes on when it is started again.
+- Arguments are texts. A single argument that is the name of a file, or looks like one (`.jsonl`, `.ndjson`, `.txt`), is
+  a file. No argument, or `-`, is standard input.
+- A file of JSON lines ends in `.jsonl` or `.ndjson`; for other names, and for standard input, there is `--from jsonl`.
+  Otherwise each line is a text; or, with `--from document`, the whole input is one.
+- Results have the form of the input, unless `--to` says otherwise. As text, each input line gives one line, the best
+  result. As JSON, a line has the record's id, its other fields, and the fields of the result.
+- `--output` writes JSON lines. A run over a file can be stopped at any time; the same command continues it.
 """
 
 import dataclasses
@@ -30,29 +28,29 @@ _GROUP, _RAY = Group("Input and output", sort_key=1), Group("Ray", sort_key=8)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileOptions:
     output: Annotated[Path | None, Parameter(alias="-o")] = None
-    """Write JSON lines to this file. From a file, a run that was stopped goes on when it is started again."""
+    """Write JSON lines to this file. If a run over a file was stopped, the same command continues it."""
     from_: Annotated[Form | None, Parameter(name="--from")] = None
-    """What the input is: a text on each line, a JSON object on each line (default for .jsonl), or one text."""
+    """The form of the input: a text on each line, a JSON object on each line (default for .jsonl), or one text."""
     to: Literal["text", "jsonl"] | None = None
-    """What standard output gets: the best result on each line, or JSON objects; by default as the input."""
+    """The form of standard output: the best result on each line, or JSON objects; by default that of the input."""
     field: str | None = None
-    """JSON: the field with the text; by default it is named as what the task reads."""
+    """JSON: the field with the text; by default its name in the task (text, context or source)."""
     id: str | None = None
-    """JSON: the field that identifies a record; by default `id`, or else the number of its line."""
+    """JSON: the field that identifies a record; by default `id`, or else the line number."""
     failures: Path | None = None
-    """Write records that fail to this file, as {"id", "error"}; by default to standard error, or beside --output."""
+    """Write records that fail to this file, as {"id", "error"}; by default to standard error, or next to --output."""
     overwrite: Annotated[bool, Parameter(negative="")] = False
-    """Replace an output that is there, or that was started otherwise."""
+    """Replace an output that exists, or that was started with other options."""
     shard: str | None = None
     """k/n: compute every n-th part of the file from the k-th, counted from 0; the last shard joins the output."""
     part_bytes: int = 2**20
-    """The bytes of a part of the file, which is what a kill loses at most."""
+    """The size of a part of the file in bytes: the most that a kill loses."""
     ray_workers: Annotated[int | None, Parameter(group=_RAY)] = None
     """Compute the parts of the file on a Ray cluster, with this many workers."""
     ray_address: Annotated[str | None, Parameter(group=_RAY)] = None
-    """Of the cluster; by default one that is running, or else one on this machine."""
+    """The address of the cluster; by default one that is running, or else a new one on this machine."""
     ray_cpus: Annotated[float, Parameter(group=_RAY)] = 1
-    """What Ray counts for a worker. On CPUs give those of a machine, for XLA uses all of them."""
+    """The CPUs of a worker, for Ray's scheduler. XLA uses all CPUs of a machine: give their number."""
     ray_gpus: Annotated[float, Parameter(group=_RAY)] = 0
     """The GPUs of a worker."""
 

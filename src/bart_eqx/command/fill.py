@@ -1,4 +1,4 @@
-"""`bart-eqx fill`: what may stand in place of `<mask>`."""
+"""`bart-eqx fill`: tokens in place of `<mask>`."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,10 @@ def fill(
 ) -> int:
     """Fill <mask> in texts, with a model such as bart-base or bart-large, before fine-tuning.
 
-    By default the most probable single tokens for each mask. With --infill the model writes the text, with any number
-    of tokens for a mask, by beam search; the options of search are for that.
+    By default the most probable single tokens for each mask. With --infill the model generates the whole text by beam
+    search, with any number of tokens for a mask; the options of search are for that.
 
-    As text, the best: the text with its mask filled; of a text with several masks, the token of each, between tabs.
+    As text: the text with its mask filled by the best token; for several masks, the best tokens, separated by tabs.
 
     For example:
 
@@ -48,7 +48,7 @@ def fill(
     """
     generation = options_of(search, tokens)
     if not infill and generation:
-        raise UsageError("Options of search and tokens are for --infill: a single token is not searched for.")
+        raise UsageError("Options of search and tokens are for --infill: single tokens are found without a search.")
     if infill and targets is not None:
         raise UsageError("--targets is for single tokens, and not for --infill.")
     top_k = (1 if infill else 5) if top_k is None else top_k

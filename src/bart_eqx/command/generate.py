@@ -39,11 +39,11 @@ def summarize(
 
     Args:
         texts: The texts; or one file, with a text or a JSON object on each line; or nothing, to read standard input.
-        language: The code of the texts' language, by whose rules sentences end.
+        language: The code of the texts' language, for finding the ends of sentences.
         truncation: Drop the end of a text that is too long instead of cutting it into parts (--no-truncation makes it
             an error).
         prefix: Put in front of each text; by default what the checkpoint says.
-        seed: For --do-sample: the same number draws the same tokens.
+        seed: For --do-sample. The same number draws the same tokens, given the same input and options.
     """
     options = dict(
         call=dict(language=language, truncation=truncation),
@@ -69,7 +69,7 @@ def generate(
     sampling: SamplingOptions | None = None,
     tokens: TokenOptions | None = None,
 ) -> int:
-    """Generate a text from each text: whatever the model was fine-tuned on; or find which of some texts fits best.
+    """Generate a text from each text, by whatever task the model was fine-tuned on; or choose one of given texts.
 
     To a terminal, the result of one text appears as it is generated, if the search is greedy (--beams 1).
 
@@ -84,7 +84,7 @@ def generate(
         choices: The only texts that may be generated: separated by commas, a JSON list, or @FILE with one on each line.
         truncation: Drop the end of a text that the model has no positions for (--no-truncation makes it an error).
         prefix: Put in front of each text; by default what the checkpoint says.
-        seed: For --do-sample: the same number draws the same tokens.
+        seed: For --do-sample. The same number draws the same tokens, given the same input and options.
     """
     options = dict(
         call=dict(choices=choices, truncation=truncation),
@@ -117,7 +117,7 @@ class GeneratedTexts:
         return [best_and_all(each) if isinstance(each, list) else dataclasses.asdict(each) for each in outputs]
 
     def drawing(self, line: int) -> dict[str, Any]:
-        """The key of some records, by the line of the first."""
+        """The key of records that are computed together, made from the line of the first: parts differ."""
         import jax
 
         return {} if self.key is None else dict(key=jax.random.fold_in(self.key, line))

@@ -1,4 +1,4 @@
-"""The options of generation: the fields of `GenerationConfig`, by their names. Without one, the checkpoint's holds."""
+"""The options of generation: the fields of `GenerationConfig`. By default they are the checkpoint's."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ _Json = Annotated[Any, Parameter(converter=_from_json, n_tokens=1, metavar="JSON
 
 class _Options:
     def given(self) -> dict[str, Any]:
-        """The options that were given, as `bart_eqx.generate` takes them."""
+        """The options that were set, as `bart_eqx.generate` takes them."""
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # pyright: ignore
         return {name: None if value is OFF else value for name, value in found.items() if value is not None}
 
@@ -39,39 +39,39 @@ class SearchOptions(_Options):
     num_beams: Annotated[int | None, Parameter(alias="--beams")] = None
     """Beams of a beam search; 1 is greedy search."""
     max_length: int | None = None
-    """The most tokens of a result, its start token included."""
+    """The maximum number of tokens in a result, including the start token."""
     max_new_tokens: int | None = None
-    """The most tokens of a result, its start token not included."""
+    """The maximum number of tokens in a result, excluding the start token."""
     min_length: int | None = None
-    """The least tokens of a result, its start token included."""
+    """The minimum number of tokens in a result, including the start token."""
     min_new_tokens: int | None = None
-    """The least tokens of a result, its start token not included."""
+    """The minimum number of tokens in a result, excluding the start token."""
     length_penalty: float | None = None
-    """The power of the length by which the score of a beam is divided: more than 0 prefers long results."""
+    """The power of the length by which the score of a beam is divided: above 0, long results are preferred."""
     early_stopping: bool | Literal["never"] | None = None
-    """Stop a beam search when there are as many results as beams."""
+    """Stop a beam search once it has found as many results as it has beams."""
     no_repeat_ngram_size: int | None = None
-    """Repeat no sequence of tokens of this length."""
+    """Repeat no n-gram of this many tokens."""
     encoder_no_repeat_ngram_size: int | None = None
-    """Repeat no sequence of tokens of this length that is in the source."""
+    """Repeat no n-gram of this many tokens from the source."""
     repetition_penalty: float | None = None
-    """More than 1: tokens that are in the result already are less probable."""
+    """Above 1: tokens that are in the result already become less probable."""
     encoder_repetition_penalty: float | None = None
-    """More than 1: tokens that are not in the source are less probable."""
+    """Above 1: tokens that are not in the source become less probable."""
     num_beam_groups: int | None = None
-    """Groups of beams that are kept apart by the diversity penalty."""
+    """The number of groups of beams, which the diversity penalty keeps apart."""
     diversity_penalty: float | None = None
-    """How much less probable a token is that another group has chosen."""
+    """Subtracted from the score of a token for each beam of an earlier group that chose it."""
     prompt_lookup_num_tokens: int | None = None
-    """Greedy search: draft this many tokens from the source. The result is the same, and sooner where it quotes."""
+    """Greedy search: copy drafts of this many tokens from the source. The same result, faster where it quotes."""
     max_matching_ngram_size: int | None = None
-    """The longest end of the result that prompt lookup searches for in the source."""
+    """The longest n-gram, at the end of the result, that prompt lookup searches for."""
     exponential_decay_length_penalty: _Json = None
-    """[tokens, factor]: beyond `tokens` tokens, the end becomes more probable by `factor` with each."""
+    """[start, factor]: beyond `start` tokens, the score of the end grows by `factor` per token."""
     renormalize_logits: bool | None = None
-    """Normalise probabilities after all of these options."""
+    """Normalise the probabilities after all these options."""
     remove_invalid_values: bool | None = None
-    """Replace scores that are no numbers, for models that overflow."""
+    """Replace NaN and infinite scores, for models that overflow."""
 
 
 @Parameter(name="*", group=_SAMPLING)
@@ -80,42 +80,42 @@ class SamplingOptions(_Options):
     do_sample: bool | None = None
     """Draw tokens by their probabilities. Needs --seed."""
     temperature: float | None = None
-    """Less than 1 draws probable tokens more often."""
+    """Below 1, probable tokens are drawn more often."""
     top_k: int | None = None
-    """Draw from this many tokens; 0 is no limit."""
+    """Draw from the most probable tokens, this many; 0 means no limit."""
     top_p: float | None = None
-    """Draw from the fewest tokens that have this probability together."""
+    """Draw from the fewest tokens whose probabilities reach this sum."""
     min_p: float | None = None
-    """Draw no token that is less probable than this part of the most probable."""
+    """Draw no token less probable than this fraction of the most probable."""
     top_h: float | None = None
-    """Draw from tokens up to this part of the entropy."""
+    """Draw from the most probable tokens up to this fraction of the entropy."""
     typical_p: float | None = None
-    """Draw from the most typical tokens that have this probability together."""
+    """Draw from the most typical tokens whose probabilities reach this sum."""
     epsilon_cutoff: float | None = None
-    """Draw no token that is less probable than this."""
+    """Draw no token less probable than this."""
     eta_cutoff: float | None = None
-    """As epsilon_cutoff, by the entropy."""
+    """As epsilon_cutoff, with a threshold that falls as the entropy rises."""
     num_return_sequences: int | None = None
-    """Results for each text, of sampling or of the beams."""
+    """The number of results for each text, by sampling or from the beams."""
 
 
 @Parameter(name="*", group=_TOKENS)
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenOptions(_Options):
     bad_words_ids: _Json = None
-    """Token ids that never occur: [[8], [9, 10]]."""
+    """Sequences of token ids that must not occur: [[8], [9, 10]]."""
     force_words_ids: _Json = None
-    """Token ids that occur in every result: [[8], [9, 10]]. For beam search."""
+    """Sequences of token ids that must occur in every result: [[8], [9, 10]]. For beam search."""
     sequence_bias: _Json = None
-    """Pairs of token ids and what is added to their score: [[[8, 9], -2.5]]."""
+    """Pairs of token ids and a bias that is added to their score: [[[8, 9], -2.5]]."""
     suppress_tokens: _Json = None
-    """Tokens that never occur: [8, 9]."""
+    """Tokens that must not occur: [8, 9]."""
     begin_suppress_tokens: _Json = None
-    """Tokens that do not come first: [8, 9]."""
+    """Tokens that must not come first: [8, 9]."""
     forced_bos_token_id: _Json = None
     """The first token. null: none is forced."""
     forced_eos_token_id: _Json = None
-    """The last token of a result of the greatest length. null: none is forced."""
+    """The last token of a result that reaches the maximum length. null: none is forced."""
     decoder_start_token_id: int | None = None
     """The start token."""
     bos_token_id: int | None = None
@@ -123,7 +123,7 @@ class TokenOptions(_Options):
     eos_token_id: _Json = None
     """The token, or the tokens, that end a result."""
     pad_token_id: int | None = None
-    """The token of padding."""
+    """The padding token."""
 
 
 def options_of(*given: _Options | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json as json_library
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,9 +24,9 @@ def info(
     subfolder: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
-    """Say what a checkpoint is: its architecture, its parameters and their memory, its settings, its tasks.
+    """Describe a checkpoint: its architecture, its parameters and their memory, its settings, its tasks.
 
-    Weights are not loaded: the configuration and the headers of the files say it all.
+    Only the configuration and the headers of the files are read, not the weights.
 
     For example:
 
@@ -47,7 +48,7 @@ def info(
 
 
 def describe(source: str, *, revision: str | None = None, subfolder: str | None = None) -> dict[str, Any]:
-    """What `info` says, as JSON.
+    """The description that `info` prints, as JSON.
 
     Raises:
         CheckpointError: if there is no such checkpoint, or it is damaged, or no BART.
@@ -105,7 +106,7 @@ def _parameters(shapes: "Shapes") -> dict[str, int]:
     """The number of parameters of each part."""
     parts: dict[str, int] = dict.fromkeys(("token_embedding", "positions", "encoder", "decoder", "head"), 0)
     for name, shape in shapes.items():
-        parts[_part(name)] += _size(shape)
+        parts[_part(name)] += math.prod(shape)
     parts = {name: count for name, count in parts.items() if count}
     return {**parts, "total": sum(parts.values())}
 
@@ -118,21 +119,14 @@ def _part(name: str) -> str:
     return next((side for side in ("encoder", "decoder") if f"{side}." in name.removeprefix("model.")), "head")
 
 
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for axis in shape:
-        size *= axis
-    return size
-
-
 def _memory(shapes: "Shapes") -> dict[str, int]:
     """The bytes of the parameters in each dtype. With int8, the scales and all other parameters are float32."""
     from ..checkpoint.architectures import int8_parameters
 
-    total = sum(map(_size, shapes.values()))
+    total = sum(map(math.prod, shapes.values()))
     rounded = int8_parameters(shapes)
-    int8 = sum(_size(shape) + 4 * shape[0] for shape in rounded.values())
-    rest = 4 * (total - sum(map(_size, rounded.values())))
+    int8 = sum(math.prod(shape) + 4 * shape[0] for shape in rounded.values())
+    rest = 4 * (total - sum(map(math.prod, rounded.values())))
     return {**{dtype: size * total for dtype, size in _BYTES.items()}, "int8": int8 + rest}
 
 

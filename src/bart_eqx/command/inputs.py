@@ -21,15 +21,15 @@ _FILE_NAME, _JSON_NAME = re.compile(r"\S+\.(jsonl|ndjson|txt)"), re.compile(r".*
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """Where records come from.
+    """The source of the records.
 
     Args:
-        form: What the user gave: texts, or JSON objects.
-        format: How they are read.
-        open: Opens them.
-        file: The file, if they are the lines of one.
-        text: The text, if there is one alone.
-        live: Somebody types them: each is computed as it comes.
+        form: The form of the user's input: texts, or JSON objects.
+        format: How records are read.
+        open: Opens the records.
+        file: The file whose lines they are, if any.
+        text: The text, if there is only one.
+        live: Whether they are typed into a terminal: each is computed at once.
     """
 
     form: Literal["text", "jsonl"]
@@ -78,7 +78,7 @@ def input_of(job: Job, arguments: tuple[str, ...], options: FileOptions) -> Inpu
     if options.from_ is None and not terminal and sys.stdin.buffer.peek(1).startswith(b"{"):  # pyright: ignore
         raise UsageError("The input begins with {: is it JSON lines (--from jsonl), or text (--from text)?")
     if terminal:
-        print("Reading a record a line from the terminal. Ctrl-D ends.", file=sys.stderr)
+        print("Reading one record per line from the terminal. Ctrl-D ends.", file=sys.stderr)
     return Input(kind, format, lambda: contextlib.nullcontext(sys.stdin.buffer), live=terminal)
 
 
@@ -89,7 +89,7 @@ def _file(arguments: tuple[str, ...]) -> Path | None:
     path = Path(arguments[0])
     try:
         exists = path.exists()
-    except (OSError, ValueError):  # a text that is no path
+    except (OSError, ValueError):  # a text that cannot be a path
         return None
     if not exists and _FILE_NAME.fullmatch(arguments[0]):
         raise FileNotFoundError(2, "there is no such file", arguments[0])

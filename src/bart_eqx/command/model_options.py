@@ -28,11 +28,11 @@ class ModelOptions:
     subfolder: str | None = None
     """A folder inside the source."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """Of the parameters; by default that of the file."""
+    """The dtype of the parameters; by default that of the file."""
     int8: Annotated[bool, Parameter(negative="")] = False
     """Round the weights to int8: a quarter of the memory."""
     batch_tokens: int = 4096
-    """The most tokens of a batch, padding included. More are faster up to a point, and take more memory."""
+    """The maximum number of tokens in a batch, padding included. Larger is faster up to a point, and takes memory."""
     cache_dir: CacheDir = None
     """The folder of compiled programs (see `bart-eqx cache --help`)."""
 
@@ -41,10 +41,9 @@ class ModelOptions:
             raise UsageError(f"--batch-tokens must be at least 1. Got {self.batch_tokens}.")
 
     @property
-    def on_which_results_depend(self) -> dict[str, Any]:
-        """JSON. Of the batches, results depend in the last digits of their scores only."""
-        settings = dataclasses.asdict(self)
-        return {name: settings[name] for name in ("revision", "subfolder", "dtype", "int8", "batch_tokens")}
+    def settings(self) -> dict[str, Any]:
+        """The settings on which results depend. (`batch_tokens` changes samples, and the last digits of scores.)"""
+        return {name: getattr(self, name) for name in ("revision", "subfolder", "dtype", "int8", "batch_tokens")}
 
 
 def load_task(cls: "type[Task]", source: str, settings: Mapping[str, Any], **options: Any) -> "Task":
@@ -53,15 +52,13 @@ def load_task(cls: "type[Task]", source: str, settings: Mapping[str, Any], **opt
     Args:
         cls: The class of the task.
         source: The checkpoint.
-        settings: `ModelOptions.on_which_results_depend`.
-        **options: Of the class.
+        settings: `ModelOptions.settings`.
+        **options: Options of the class.
     """
     from ..model.quantized import is_quantized, quantize
 
-    settings = dict(settings)
-    int8 = settings.pop("int8")
-    task = cls.from_pretrained(source, **settings, **options)
-    if int8 and not is_quantized(task.model):
+    task = cls.from_pretrained(source, **{name: value for name, value in settings.items() if name != "int8"}, **options)
+    if settings["int8"] and not is_quantized(task.model):
         task.model = quantize(task.model)
     return task
 
@@ -78,7 +75,7 @@ def check_generation(task: Any, options: Mapping[str, Any]) -> None:
     try:
         sampling = task.model.generation_config.override(**settings).do_sample
     except (TypeError, ValueError):
-        sampling = False  # said below
+        sampling = False  # `validated` reports it
     if sampling and options.get("key") is None:
         raise UsageError("Sampling needs --seed NUMBER: the same number draws the same tokens.")
     ids = np.array([[task.model.config.bos_token_id, task.model.config.eos_token_id]])

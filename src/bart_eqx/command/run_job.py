@@ -23,7 +23,7 @@ from .text_output import TextOutput
 if TYPE_CHECKING:
     from ..batch import Report
 
-_FIRST_BLOCK, _LARGEST_BLOCK = 2**12, 2**20  # bytes of a stream that are computed together: the first results are early
+_FIRST_BLOCK, _LARGEST_BLOCK = 2**12, 2**20  # bytes of a stream that are computed together; the first ones soon
 
 
 def run_job(
@@ -33,9 +33,9 @@ def run_job(
 
     Args:
         job: The task.
-        arguments: Those without an option: texts, or a file, or none.
-        options: What goes in and out.
-        stream: Writes the result of one text to the terminal as it is generated; returns whether it has.
+        arguments: The positional ones: texts, or a file, or none.
+        options: Those of input and output.
+        stream: Writes the result of one text to the terminal as it is generated, or returns `False` if it cannot.
 
     Returns:
         The exit status: 1 if a record has failed.
@@ -88,7 +88,7 @@ def _output(options: FileOptions) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def _failures(options: FileOptions, alone: bool) -> Iterator[Callable[[bytes], object]]:
-    """What takes the line of each failure."""
+    """A function that is called with the line of each failure."""
     path = options.failures
     if path is None and options.output is not None:
         path = options.output.with_name(re.sub(r"\.jsonl?$", "", options.output.name) + ".failures.jsonl")
@@ -117,7 +117,7 @@ def _from_file_to_file(job: Job, file: Path, output: Path, format: RecordFormat,
     from ..batch import BatchError, Stop, checkpoint_identity, run_file, versions
 
     if options.failures is not None:
-        raise UsageError("From a file to --output, failures are written beside the output: leave --failures out.")
+        raise UsageError("From a file to --output, failures are written next to the output: leave --failures out.")
     model = job.model
     identity = dict(
         model=checkpoint_identity(model.model, revision=model.revision, subfolder=model.subfolder),
@@ -145,7 +145,7 @@ def _from_file_to_file(job: Job, file: Path, output: Path, format: RecordFormat,
     except BatchError as error:
         raise ValueError(as_options(one_line(error), frozenset({"overwrite", "shard"}))) from None
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here.", file=sys.stderr)
+        print("interrupted: the same command continues from here.", file=sys.stderr)
         return INTERRUPTED
     print(_summary(report), file=sys.stderr)
     return 1 if report.failed else 0
@@ -154,7 +154,7 @@ def _from_file_to_file(job: Job, file: Path, output: Path, format: RecordFormat,
 def _on_ray(job: Job, options: FileOptions, file: Path, output: Path, **arguments: Any) -> "Report":
     from ..batch.ray import run_file_on_ray
 
-    folder = Path(job.model.model).expanduser()  # a worker may run in another one
+    folder = Path(job.model.model).expanduser()  # a worker may have another current directory
     source = str(folder.resolve()) if folder.exists() else job.model.model
     return run_file_on_ray(
         f"{load.__module__}:{load.__name__}",
@@ -178,7 +178,7 @@ def _summary(report: "Report") -> str:
 
 @contextlib.contextmanager
 def _progress(label: str, file: Path) -> Iterator[Callable[[int, int], object]]:
-    """What takes the bytes that are done, and all: a bar on a terminal."""
+    """A function that is called with the bytes that are done, and all bytes; it shows a bar on a terminal."""
     with progress_bar(label, file.stat().st_size) as add:
         before = 0
 

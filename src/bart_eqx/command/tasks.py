@@ -1,4 +1,4 @@
-"""Tasks as values: a name, a checkpoint, and options that a manifest holds and another process builds the task from."""
+"""Tasks as JSON: a name, a checkpoint and options, which a manifest records, and another process loads a task from."""
 
 import dataclasses
 import importlib
@@ -32,8 +32,8 @@ class Job:
         task: The name of its command.
         model: The model.
         options: Those of the task itself, JSON.
-        reads: What it reads: its own names, each with the field of a JSON object. The first is the text of a line, or
-            of an argument.
+        reads: Its inputs by name, each with the field of a JSON object. The first is the text of a line, or of an
+            argument.
         writes: The fields of a result.
         text: A result as a line of text.
     """
@@ -47,12 +47,12 @@ class Job:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """All that the results depend on, but for the files of the model and the versions of libraries."""
-        return dict(task=self.task, options=dict(model=self.model.on_which_results_depend, **self.options))
+        """All that the results depend on, except the files of the model and the versions of libraries."""
+        return dict(task=self.task, options=dict(model=self.model.settings, **self.options))
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of `load`: JSON, so that another process can call it."""
+        """The arguments of `load`, as JSON: another process can call it."""
         cache_dir = None if self.model.cache_dir is None else str(self.model.cache_dir)
         return dict(source=self.model.model, cache_dir=cache_dir, **self.identity)
 
@@ -62,7 +62,7 @@ class Job:
 
 
 def load(*, source: str, task: str, options: Mapping[str, Any], cache_dir: str | None = None) -> Run:
-    """Build a task. JAX is imported, and keeps what it compiles.
+    """Build a task. This imports JAX, and turns its cache of compiled programs on.
 
     Args:
         source: The checkpoint.

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 class TextOutput:
     """Takes JSON lines, and writes a line of text for each.
 
-    Where the records are lines of text themselves, line for line: one that has failed gives an empty line.
+    If the records are lines of text themselves, output line `n` is that of input line `n`: empty if the record failed.
     """
 
     def __init__(self, output: BinaryIO, text: Callable[[Mapping[str, Any]], str], *, encoding: str, aligned: bool):
@@ -16,8 +16,8 @@ class TextOutput:
         Args:
             output: Written to.
             text: A result as text.
-            encoding: Of the text. Characters that it lacks are escaped.
-            aligned: The ids are the numbers of lines.
+            encoding: The encoding of the text. Characters that it lacks are escaped.
+            aligned: Whether the records are lines of text, whose ids are their line numbers.
         """
         self._output, self._text, self._encoding, self._aligned = output, text, encoding, aligned
         self._line = 1
@@ -27,7 +27,7 @@ class TextOutput:
             result = json.loads(line)
             if self._aligned:
                 self._fill(result["id"])
-            # A line break inside of a text would be another record's.
+            # A line break inside a text would begin another record's line.
             self._write(" ".join(self._text(result).splitlines()))
         return len(lines)
 
