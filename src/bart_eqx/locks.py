@@ -1,4 +1,4 @@
-"""Locks on files that end with their process, however it ends."""
+"""Locks on files. They end with their process, however it ends."""
 
 import contextlib
 import errno
@@ -16,9 +16,9 @@ Mode = Literal["shared", "exclusive"]
 
 
 class Lock:
-    """A lock on a file, held by this process. `flock`, which NFS and most parallel file systems pass on to all hosts.
+    """A lock on a file, held by this process: `flock`, which NFS and most parallel file systems extend to all hosts.
 
-    Where a file system has no locks, or is mounted without them, nothing is locked, and the log says so.
+    Where a file system has no locks, or is mounted without them, nothing is locked, and a warning is logged.
 
     Args:
         path: The file, which is created. It is never removed: another process may be about to lock it.
@@ -49,7 +49,7 @@ class Lock:
             if error.errno not in _UNSUPPORTED:
                 raise
             self.supported = False
-            logger.warning("This file system has no locks: see to it that no two runs write the same output.")
+            logger.warning("This file system has no locks: make sure that no two runs write the same output.")
         return True
 
     def release(self) -> None:
@@ -58,7 +58,7 @@ class Lock:
 
 @contextlib.contextmanager
 def waiting(lock: Lock) -> Iterator[None]:
-    """Hold an exclusive lock for a block, once other processes have left theirs. It is released at the end."""
+    """Hold an exclusive lock for a block, once no other process holds it. It is released at the end."""
     try:
         lock.acquire("exclusive", wait=True)
         yield

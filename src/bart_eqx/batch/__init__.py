@@ -1,6 +1,6 @@
-"""Tasks over files of any size: in parts that are computed once, whatever happens to the process, and then joined.
+"""Tasks over files of any size: in parts, each computed once even if processes die, which are then joined.
 
-Nothing here needs JAX. A task is a function from records to results, which the caller loads.
+Nothing here needs JAX. A task is a function from records to results, which the caller provides.
 """
 
 import lazy_loader as _lazy_loader

@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all, under names that say what they are."""
+"""Files that appear complete or not at all."""
 
 import contextlib
 import os
@@ -19,8 +19,8 @@ def atomic_file(path: Path, folder: Path) -> Iterator[BinaryIO]:
     """A file to write into, which becomes `path` at the end of the block. If the block fails, it is removed.
 
     Args:
-        path: The file. One that is there is replaced.
-        folder: Where it is written, on the same disk. What a killed process leaves there ends in `PARTIAL`.
+        path: The file. An existing one is replaced.
+        folder: Where it is written, on the same disk. The files that a killed process leaves there end in `PARTIAL`.
 
     Raises:
         OutputError: if it cannot be written.
@@ -44,7 +44,7 @@ def atomic_file(path: Path, folder: Path) -> Iterator[BinaryIO]:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file in one step, next to its place.
+    """Write a file that appears complete or not at all.
 
     Raises:
         OutputError: if it cannot be written.

@@ -1,4 +1,4 @@
-"""What results depend on, for a manifest: the files of a checkpoint, and the versions of the libraries."""
+"""Parts of a manifest's identity: the files of a checkpoint, and the versions of libraries."""
 
 import importlib.metadata
 from pathlib import Path
@@ -33,7 +33,7 @@ def checkpoint_identity(
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python's libraries that take part in a result."""
+    """The versions of the Python libraries on which results depend."""
     found = {}
     for name in _LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""What an output is computed from: `manifest.json` and `parts.jsonl`, which are written before anything else."""
+"""`manifest.json` and `parts.jsonl`: all that determines an output, written before anything else."""
 
 import dataclasses
 import json
@@ -20,16 +20,16 @@ _SETTLED = 2 * 10**9  # nanoseconds: file systems store times with less precisio
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What determines every byte of an output.
+    """All that determines the bytes of an output.
 
     Args:
         input: The size of the input, and its BLAKE3 hash.
-        part_bytes: The least size of a part.
+        part_bytes: The minimum size of a part.
         records: How lines are read.
-        identity: Model, task, options, versions: whatever the caller's results depend on.
-        version: Of this package.
+        identity: All that the caller's results depend on: model, task, options, versions.
+        version: The version of this package.
         parts: The number of parts.
-        modified: When the input was modified, in nanoseconds: a file of that size and time is not hashed again.
+        modified: When the input was modified, in nanoseconds: a file of the same size and time is not hashed again.
     """
 
     input: Mapping[str, Any]
@@ -60,12 +60,12 @@ class Manifest:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a caller wants computed.
+    """How a caller wants an output computed.
 
     Args:
         format: How lines are read.
-        identity: Whatever the results depend on, as JSON.
-        part_bytes: The least size of a part.
+        identity: All that the results depend on, as JSON.
+        part_bytes: The minimum size of a part.
     """
 
     format: RecordFormat

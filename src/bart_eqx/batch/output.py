@@ -1,4 +1,4 @@
-"""The folder beside an output in which its parts are collected, and the output that they are joined to."""
+"""An output, and the folder next to it in which its parts are collected until they are joined."""
 
 import contextlib
 import dataclasses
@@ -44,9 +44,9 @@ class Done:
     """A finished output.
 
     Args:
-        records: The number of its lines.
+        records: The number of lines.
         failed: The number of failures.
-        size: Its bytes.
+        size: The number of bytes.
         blake3: Their hash.
     """
 
@@ -70,17 +70,17 @@ class Output:
 
     @property
     def folder(self) -> Path:
-        return self._beside(".parts")
+        return self._next_to_it(".parts")
 
     @property
     def failures(self) -> Path:
-        return self._beside(".failures.jsonl")
+        return self._next_to_it(".failures.jsonl")
 
     @property
     def _prepare_lock(self) -> Path:
         return self.folder / "prepare.lock"
 
-    def _beside(self, ending: str) -> Path:
+    def _next_to_it(self, ending: str) -> Path:
         return self.path.with_name(re.sub(r"\.jsonl?$", "", self.path.name) + ending)
 
     @contextlib.contextmanager
@@ -89,8 +89,8 @@ class Output:
 
         Args:
             input: The file from which it is computed.
-            request: How.
-            shard: Which part of it, next to other processes; `None` for all of it, alone.
+            request: How it is computed.
+            shard: The parts that this process computes; `None` for all, without other processes.
             overwrite: Whether an output of another origin may be replaced.
 
         Raises:
@@ -161,15 +161,15 @@ class Output:
         return None
 
     def _clear(self) -> None:
-        """Remove what belongs to another manifest; the manifest first, so that no parts are taken for its own."""
+        """Remove all that belongs to an old manifest; the manifest first, so that no later run adopts its parts."""
         for name in (MANIFEST, _DONE):
             (self.folder / name).unlink(missing_ok=True)
         self._remove("part-*")
 
     def _leave(self, whole: Lock) -> None:
-        """Release the lock; the last process removes what killed ones had begun to write.
+        """Release the lock; the last process removes the partial files of killed ones.
 
-        Under the lock of those that start: they must not be refused because of a process that ends.
+        It holds the lock of starting processes meanwhile: its exclusive lock would refuse one that starts just then.
         """
         starting = _lock(self._prepare_lock)
         if starting.acquire("exclusive") and whole.acquire("exclusive") and whole.supported:
@@ -182,7 +182,7 @@ class Output:
             path.unlink(missing_ok=True)
 
     def done(self) -> Done | None:
-        """What was finished, if it is."""
+        """The finished output; `None` if it is not finished."""
         path = self.folder / _DONE
         return Done(**json.loads(path.read_text())) if path.exists() else None
 

@@ -44,9 +44,9 @@ class Scan:
     """
 
     size: int
-    """The bytes that were read, once all parts are."""
+    """The number of bytes, once all parts are read."""
     blake3: str
-    """Their hash."""
+    """The hash of all bytes, once all parts are read."""
 
     def __init__(self, path: Path, part_bytes: int):
         self._path = path
@@ -104,7 +104,7 @@ def hash_input(path: Path) -> str:
 
 
 def read_part(path: Path, part: Part) -> list[tuple[int, bytes]]:
-    """The lines of a part with their numbers. Of a line of more than `MAX_LINE` bytes, only as many and one are read.
+    """The lines of a part with their numbers. A line of more than `MAX_LINE` bytes is cut after one more byte.
 
     Raises:
         InputError: if the file cannot be read, or its bytes are no longer those of the part.

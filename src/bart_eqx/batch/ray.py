@@ -32,7 +32,7 @@ _TICK = 1  # seconds between two calls of `before_wait`
 
 @dataclasses.dataclass
 class PartWorker:
-    """What runs on a worker.
+    """The actor on a worker.
 
     Args:
         task: The function that builds the task, as `module:function`.
@@ -106,12 +106,12 @@ def run_file_on_ray(
         format: As for `run_file`.
         identity: As for `run_file`.
         workers: The most workers at once.
-        num_cpus: What Ray counts for each worker. XLA uses all cores of a machine: on CPU give their number, so that
-            there is one worker on each machine.
+        num_cpus: The CPUs of each worker, for Ray's scheduler. XLA uses all cores of a machine: on CPU give their
+            number, so that each machine has one worker.
         num_gpus: The GPUs of each worker.
         runtime_env: Ray's, for the workers: environment variables, packages.
-        address: The cluster's. By default what `ray.init` finds: the one of this process, `RAY_ADDRESS`, one on this
-            machine; and else a new one in this process, for the time of the call.
+        address: The address of the cluster. By default what `ray.init` finds: that of this process, `RAY_ADDRESS`, one
+            on this machine; or else a new cluster in this process, for the time of the call.
         part_bytes: As for `run_file`.
         overwrite: As for `run_file`.
         before_wait: Called at least once a second. An exception ends the run.
@@ -119,7 +119,8 @@ def run_file_on_ray(
 
     Raises:
         ImportError: if the extra `ray` is not installed.
-        BatchError: as `run_file` does; also if workers die three times in succession at one part, or while they load.
+        BatchError: as `run_file` does; also if workers die three times at one part, or three in succession as they
+            load.
         ValueError: if an argument is out of range.
         Exception: what a worker raises.
     """
@@ -148,7 +149,7 @@ def _run_parts(
     options: Mapping[str, Any],
     before_wait: Callable[[], object],
 ) -> Iterator[tuple[int, int]]:
-    """Have each part computed by a worker that is free; the counts of each, as it is done.
+    """Have free workers compute the parts, and yield the counts of each part when it is done.
 
     Args:
         worker: The arguments of a `PartWorker`.
@@ -179,7 +180,7 @@ def _run_parts(
                 except ray.exceptions.RayTaskError as error:  # what the worker raised
                     raise (error.cause or error) from None
                 except ray.exceptions.RayError as error:
-                    ray.kill(actor)  # it may only have been out of reach
+                    ray.kill(actor)  # it may only be unreachable
                     deaths[part] += 1
                     if deaths[part] == _MAX_DEATHS:
                         where = "while loading the task" if part is None else f"at part {part.index} (line {part.line})"

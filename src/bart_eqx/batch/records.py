@@ -1,4 +1,4 @@
-"""Records: the lines of an input, as JSON objects or plain texts, and what is written for each."""
+"""Records: the lines of an input, JSON objects or plain texts, and the line that is written for each."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,9 +34,9 @@ class RecordFormat:
 
     Args:
         kind: `"jsonl"`: a JSON object in each line; blank lines are skipped. `"text"`: each line is a text.
-        fields: What the task reads: its own names, each with the field of the object. A plain text is the only one.
-        id_field: The field that identifies a record, a string or an integer. By default `id` where a record has it, and
-            the number of its line where it has not.
+        fields: The task's inputs by name, each with the field of the object that holds it. For plain text there is one.
+        id_field: The field that identifies a record, a string or an integer. By default `id` if a record has it, and
+            otherwise its line number.
         result_fields: The fields that the task writes. An object that has one of them is refused.
     """
 
@@ -62,10 +62,10 @@ class Record:
     """A line of the input.
 
     Args:
-        line: Its number, from 1.
-        id: What identifies it: the value of its id field, or its line.
-        inputs: What the task reads, under the task's own names: a string or a list of strings each.
-        carried: What is written to the output unchanged: the id, and the fields that the task does not read.
+        line: The line number, from 1.
+        id: The value of its id field, or its line number.
+        inputs: The task's inputs by name: a string or a list of strings each.
+        carried: The fields that are written to the output unchanged: the id, and those that the task does not read.
     """
 
     line: int
@@ -83,7 +83,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class UnreadRecord:
-    """A line that is no record: its number, its id if that much could be read, and why."""
+    """A line that is not a record: its number, its id if that could be read, and the reason."""
 
     line: int
     id: str | int
@@ -94,7 +94,7 @@ def read_records(lines: Iterable[tuple[int, bytes]], format: RecordFormat) -> It
     """The records of some lines.
 
     Args:
-        lines: Pairs of a line's number and its bytes, of which more than `MAX_LINE` need not be given.
+        lines: Pairs of a line number and the line. A line of more than `MAX_LINE` bytes may be cut after one more.
         format: How they are read.
     """
     for number, line in lines:
@@ -108,7 +108,7 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
     """The JSON objects of a file, one in each line that is not blank.
 
     Raises:
-        ValueError: if a line is none; the message has its number.
+        ValueError: if another line is not a JSON object; the message has its number.
         OSError: if the file cannot be read.
     """
     with path.open("rb") as file:
@@ -140,7 +140,7 @@ def _text(line: bytes) -> str:
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    """Raises `ValueError` with the reason if the line is no JSON object."""
+    """Raises `ValueError` with the reason if the line is not a JSON object."""
     try:
         fields = strict_json(_text(line))
     except json.JSONDecodeError as error:
@@ -180,7 +180,7 @@ def _id(fields: Mapping[str, Any], key: str, number: int, format: RecordFormat) 
 
 
 def _has(fields: Mapping[str, Any], field: Field) -> bool:
-    """Whether a field is there and of its type."""
+    """Whether a field is present. Raises `ValueError` if it is required and missing, or of another type."""
     if field.name not in fields:
         if field.required:
             raise ValueError(f"it has no field {field.name!r}; it has {', '.join(map(repr, [*fields][:10])) or 'none'}")
@@ -204,7 +204,7 @@ def _json_type(value: object) -> str:
 
 
 def result_line(record: Record, result: Mapping[str, Any]) -> bytes:
-    """The output's line: the id, the other fields, the result.
+    """The line of the output: the id, the other fields, the result.
 
     Raises:
         ValueError: if the result would replace a field, or has a number that is not finite.

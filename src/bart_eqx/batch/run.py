@@ -1,4 +1,4 @@
-"""`run_file`: a task over a file, computed in parts that survive whatever happens to the process."""
+"""`run_file`: a task over a file, in parts, so that a run that is killed can be continued."""
 
 import contextlib
 import dataclasses
@@ -22,16 +22,16 @@ PART_BYTES = 2**20
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a run did.
+    """The outcome of a run.
 
     Args:
-        records: The records with a result: of the whole output if it is complete, and else of this run.
-        failed: Those without, likewise.
-        complete: Whether the output is written. If not, other shards have parts to compute.
+        records: The number of records with a result: in the whole output if it is complete, otherwise in this run.
+        failed: The number of records without one, likewise.
+        complete: Whether the output is written. If not, other shards still have parts to compute.
         parts: The number of parts of the input.
-        computed: How many of them this run computed.
+        computed: The number of parts that this run computed.
         output: The output.
-        failures: The file of the failures, if there is one.
+        failures: The file of failures, if there are any.
     """
 
     records: int
@@ -59,20 +59,20 @@ def run_file(
 ) -> Report:
     """Run a task over the lines of a file.
 
-    The input is cut into parts of whole lines. Each part is computed alone and written to a file of its own in
-    `OUT.parts/`, which appears complete or not at all; when all are there, they are joined. A run that ends early, in
-    whatever way, continues when it is started again, and the output is that of an uninterrupted run, byte for byte.
+    The input is cut into parts of whole lines. Each part is computed alone and written to a file in `OUT.parts/`, which
+    appears complete or not at all; when all of these exist, they are joined. However a run ends early, the same call
+    continues it, and the output is that of an uninterrupted run, byte for byte.
 
     Args:
         load: Returns the task. Called once, when the first part is computed.
         input: A regular file.
-        output: The file to write. Failures go beside it: those of `OUT.jsonl` to `OUT.failures.jsonl`.
+        output: The file to write. Failures go next to it: those of `OUT.jsonl` to `OUT.failures.jsonl`.
         format: How lines are read.
-        identity: Whatever the results depend on, as JSON: model, task, options, versions. `checkpoint_identity` and
-            `versions` help. An output that was started with another one is not continued.
+        identity: All that the results depend on, as JSON: model, task, options, versions. See `checkpoint_identity` and
+            `versions`. An output that was started with another identity is not continued.
         shard: `(k, n)`: compute only the parts whose index is `k` modulo `n`, from 0. Any number of shards may run at
             once, on any machines that share the folder; the one that finds all parts computed joins them.
-        part_bytes: The least size of a part in bytes. It is what a kill loses at most, and what is in memory.
+        part_bytes: The minimum size of a part in bytes: the most that a kill loses, and that is in memory.
         overwrite: Whether an output of another origin may be replaced.
         before_part: Called before each part. An exception ends the run.
         progress: Called with the bytes of the input that are done, and all bytes.

@@ -1,4 +1,4 @@
-"""Running a task over records, so that one that fails does not take the others with it."""
+"""Running a task over records, so that a record that fails does not fail the others."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,19 +8,19 @@ from .records import Failure, Record, RecordFormat, failure_line, read_records, 
 
 
 Run = Callable[[Sequence[Record]], Sequence[Mapping[str, Any] | Failure]]
-"""A task: the fields of each result, in the order of the records, or why there is none.
+"""A task: the fields of the result of each record, in order, or a `Failure`.
 
-A `ValueError` or `FloatingPointError` is the fault of a record among them; every other exception ends the run.
+A `ValueError` or `FloatingPointError` means that one of the records is at fault; any other exception ends the run.
 """
 
 
 @dataclasses.dataclass
 class Lines:
-    """What is written for some records.
+    """The lines that are written for some records.
 
     Args:
-        results: The output's lines.
-        failures: The lines of the failures file.
+        results: The lines of the output.
+        failures: The lines of the file of failures.
         records: The number of results.
         failed: The number of failures.
     """
@@ -63,7 +63,7 @@ def run_lines(run: Run, lines: Iterable[tuple[int, bytes]], format: RecordFormat
 
 
 def _run(run: Run, records: Sequence[Record]) -> Sequence[Mapping[str, Any] | Failure]:
-    """The result of each. Where a call fails, its halves are run, down to the records that fail alone."""
+    """The result of each record. If a call fails, its halves are run, down to single records that fail."""
     if not records:
         return []
     try:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, so that a run ends between two writes and can be continued."""
+"""SIGTERM and SIGINT as exceptions, so that a run ends cleanly and can be continued."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ from typing import Any, Self
 class Stop:
     """A block that SIGTERM ends with `SystemExit(143)`, and SIGINT with `KeyboardInterrupt`, at once.
 
-    An exception that a signal raises inside a callback of JAX is lost: `check`, before each part, raises it again. A
-    second signal ends the process, which loses no more than the part that is computed. Only for the main thread.
+    An exception that is raised inside a callback of JAX is lost: call `check` before each part, which raises it again.
+    A second signal ends the process, and only the part that is being computed is lost. For the main thread only.
     """
 
     _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -32,7 +32,7 @@ class Stop:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise what a signal that was received asks for."""
+        """Raise the exception of a signal that was received."""
         if self.received == signal.SIGINT:
             raise KeyboardInterrupt
         if self.received is not None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from .records import MAX_LINE, RecordFormat
-from .run_records import Lines, Run, run_lines
+from .run_records import Run, run_lines
 
 
 def run_stream(
@@ -19,7 +19,7 @@ def run_stream(
 ) -> tuple[int, int]:
     """Run a task over the lines of a stream, and write each block of results as soon as it is computed.
 
-    Nothing is kept: a run that is started again begins at the beginning. `run_file` continues.
+    A run cannot be continued, unlike one of `run_file`.
 
     Args:
         run: The task.
@@ -27,19 +27,19 @@ def run_stream(
         output: Written, and flushed after each block.
         format: How lines are read.
         on_failure: Called with the line of each failure, `{"id": ..., "error": ...}`.
-        block_bytes: The least size of the first block of lines that are computed together. Each block is twice the one
-            before, so that the first results are early and the others cost no more than those of a file.
-        largest_block_bytes: The least size of the largest block; with 1, each line is computed as it comes.
+        block_bytes: The minimum size of the first block of lines that are computed together. Each block is twice the
+            size of the last: the first results come soon, and the others cost no more than those of a file.
+        largest_block_bytes: The limit of this growth. With 1, each line is computed as it comes.
 
     Returns:
         The number of results, and of failures.
 
     Raises:
-        OSError: if the output cannot be written; a `BrokenPipeError` if nobody reads it any more.
+        OSError: if the output cannot be written; a `BrokenPipeError` if its reader has closed it.
     """
     records = failed = 0
     for block in _blocks(input, min(block_bytes, largest_block_bytes), largest_block_bytes):
-        lines: Lines = run_lines(run, block, format)
+        lines = run_lines(run, block, format)
         output.write(b"".join(lines.results))
         output.flush()
         for line in lines.failures:
