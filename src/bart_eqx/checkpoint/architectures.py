@@ -53,7 +53,7 @@ def parameter_shapes(architecture: Architecture, config: BartConfig, own_tables:
     Args:
         architecture: The class.
         config: Its configuration.
-        own_tables: The sides, `"encoder"` or `"decoder"`, that have a token table of their own beside the shared one.
+        own_tables: The sides, `"encoder"` or `"decoder"`, that have a token table in addition to the shared one.
     """
     has_head = architecture.head is not None or architecture.generates
     prefix = "model." if has_head else ""
@@ -108,7 +108,7 @@ def _norm(name: str, dim: int) -> Shapes:
 
 
 def int8_parameters(shapes: Shapes) -> Shapes:
-    """Those of these parameters that `quantize` stores as int8. Each has a `_scale` `[out]` beside it."""
+    """The parameters that `quantize` stores as int8. Each comes with its `_scale`, `[out_dim]`."""
     return {
         name: shape
         for name, shape in shapes.items()
@@ -117,5 +117,5 @@ def int8_parameters(shapes: Shapes) -> Shapes:
 
 
 def has_int8(names: Iterable[str]) -> bool:
-    """Whether parameters of these names are those of a model with int8 weights."""
+    """Whether these are the parameter names of a model with int8 weights."""
     return any(name.endswith("weight_scale") for name in names)

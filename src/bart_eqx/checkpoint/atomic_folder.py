@@ -82,17 +82,17 @@ def _check_replaceable(folder: Path, name: Path, replaceable: Collection[str]) -
         )
 
 
-def check_space(folder: Path, wanted: int) -> None:
+def check_space(folder: Path, wanted: int, remedy: str = "choose another disk") -> None:
     """Check that the disk of `folder`, which need not exist yet, has `wanted` bytes free.
 
     Raises:
-        TargetError: if it has not.
+        TargetError: if it has not. The message advises to free some space, or to do what `remedy` says.
     """
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     usage = shutil.disk_usage(existing)
     if usage.total and wanted > usage.free:  # some network disks do not tell their size, and say 0
         raise TargetError(
-            f"{folder} needs {wanted:,} bytes, and {usage.free:,} are free: free some space, or choose another disk."
+            f"{folder} needs {wanted:,} bytes, and {usage.free:,} are free: free some space, or {remedy}."
         )
 
 

@@ -44,7 +44,7 @@ def fill(
         cls: One of the five classes, or another one whose attribute paths are these names, with or without `model.`.
         config: Its configuration.
         arrays: By bare names, in PyTorch's layouts.
-        dtype: Of the parameters; by default the widest of the arrays.
+        dtype: The dtype of the parameters; by default the widest of the arrays.
         key: Initialises a head that the checkpoint lacks, and draws new rows of token tables.
         ignore_mismatched_sizes: Whether head parameters of another shape are initialised, and token tables with another
             number of rows are cut or extended, and not refused.

@@ -19,7 +19,7 @@ def find(
     """Find a checkpoint, and download it if necessary.
 
     Args:
-        source: `"demo"`, `"demo-text"`, a folder, a file of weights beside its config.json, the id or URL of a
+        source: `"demo"`, `"demo-text"`, a folder, a file of weights next to its config.json, the id or URL of a
             repository on the Hub, or a short name in `ALIASES`. A path that exists takes precedence over the Hub.
         revision: A branch, tag or commit on the Hub.
         subfolder: A folder inside the source.
@@ -29,7 +29,7 @@ def find(
         CheckpointError: a `SourceNotFoundError`, `AccessError`, `DownloadError`, `UnsupportedCheckpointError` or
             `TargetError` if there is no such checkpoint, or it cannot be read or downloaded.
     """
-    subfolder = None if subfolder is None else PurePosixPath(subfolder).as_posix()  # drops a trailing slash
+    subfolder = _relative(subfolder, source)
     place = _resolve(source, revision, subfolder)
     if isinstance(place, Path):
         return _find_locally(place, subfolder, prefer)
@@ -49,7 +49,7 @@ def find_tokenizer(source: str | Path, *, revision: str | None = None, subfolder
     Raises:
         CheckpointError: as `find` does.
     """
-    subfolder = None if subfolder is None else PurePosixPath(subfolder).as_posix()  # drops a trailing slash
+    subfolder = _relative(subfolder, source)
     place = _resolve(source, revision, subfolder)
     if isinstance(place, Path):
         return (place if place.is_dir() else place.parent) / (subfolder or "")
@@ -58,12 +58,20 @@ def find_tokenizer(source: str | Path, *, revision: str | None = None, subfolder
     return download_tokenizer(*place)
 
 
+def _relative(subfolder: str | None, source: str | Path) -> str | None:
+    """A subfolder without a trailing slash."""
+    if subfolder is None:
+        return None
+    path = PurePosixPath(subfolder)
+    if path.is_absolute() or ".." in path.parts:
+        raise SourceNotFoundError(f"`subfolder` must be inside {str(source)!r}. Got {subfolder!r}.")
+    return path.as_posix()
+
+
 def _resolve(
     source: str | Path, revision: str | None, subfolder: str | None
 ) -> Path | tuple[str, str | None, str | None]:
     """A path on this machine; or a repository on the Hub, its revision, and its subfolder."""
-    if subfolder is not None and (PurePosixPath(subfolder).is_absolute() or ".." in PurePosixPath(subfolder).parts):
-        raise SourceNotFoundError(f"`subfolder` must be inside {str(source)!r}. Got {subfolder!r}.")
     path = Path(source)
     try:
         path = path.expanduser()

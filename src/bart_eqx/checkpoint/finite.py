@@ -25,7 +25,7 @@ def checked(
     """The array cast to `dtype`. Reading it raises a `NonFiniteError` if a value is or becomes NaN or infinite.
 
     Args:
-        name: Of the array, for messages.
+        name: The name of the array, for messages.
         array: Integer arrays are returned unchanged.
         dtype: Floating-point.
         allow_nonfinite: Whether values may be NaN or infinite before the cast. A finite value must stay finite.

@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 import huggingface_hub
 from huggingface_hub import constants, errors
 
+from .atomic_folder import check_space
 from .errors import AccessError, DownloadError, SourceNotFoundError, TargetError
 from .formats.shards import WEIGHT_FILES, Format, main_file, refuse_unreadable, shard_names
 from .source import Source, guess, suggestion
@@ -65,7 +65,8 @@ def download(repository: str, revision: str | None, subfolder: str | None, prefe
             folder = fetch("config.json").parent
             needed = [name for name in _SMALL_FILES if name in names]
             needed += [weights, *shard_names(fetch(weights))] if weights.endswith(".json") else [weights]
-            _check_space({name: sizes.get(prefix + name, 0) for name in needed if not (folder / name).exists()})
+            missing = sum(sizes.get(prefix + name, 0) for name in needed if not (folder / name).exists())
+            check_space(Path(constants.HF_HUB_CACHE), missing, "set HF_HOME to a folder on another disk")
             for name in needed:
                 fetch(name)
         except SourceNotFoundError as error:
@@ -165,17 +166,6 @@ def _cached(repository: str, revision: str | None, config: str, reason: Exceptio
         logger.warning("The Hub is unreachable (%s): using %s as it is in the cache.", _short(reason), repository)
     files = [path for path in snapshot.rglob("*") if path.is_file()]
     return snapshot.name, {path.relative_to(snapshot).as_posix(): path.stat().st_size for path in files}
-
-
-def _check_space(sizes: dict[str, int]) -> None:
-    cache = Path(constants.HF_HUB_CACHE)
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    usage, wanted = shutil.disk_usage(existing), sum(sizes.values())
-    if usage.total and wanted > usage.free:  # some network disks do not tell their size, and say 0
-        raise TargetError(
-            f"The download needs {wanted:,} bytes, and {usage.free:,} are free under {cache}: free some space, or set "
-            "HF_HOME to a folder on another disk."
-        )
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def from_pretrained(
     """Load a model in inference mode. For training: `equinox.nn.inference_mode(model, value=False)`.
 
     Args:
-        source: A folder, a file of weights beside its config.json, the id or URL of a repository on the Hugging Face
+        source: A folder, a file of weights next to its config.json, the id or URL of a repository on the Hugging Face
             Hub, a short name such as `"bart-base"`, `"demo"` or `"demo-text"`. Reads flax_model.msgpack, safetensors of
             Flax or PyTorch, and pytorch_model.bin if torch is installed; one file or shards.
         cls: One of the five classes; by default the one that config.json names in `architectures`. A checkpoint of one
@@ -109,8 +109,9 @@ def from_pretrained(
         config: Used instead of the folder's config.json, for example with another `num_labels`.
         generation_config: Used instead of the folder's generation_config.json, which is then not read, and of the
             generation settings in config.json.
-        ignore: Names of unknown fields of config.json and generation_config.json, to load the model without them.
-        dtype: Of the parameters; by default that of the file.
+        ignore: Names of unknown fields of config.json and generation_config.json to leave out, instead of refusing
+            them.
+        dtype: The dtype of the parameters; by default that of the file.
         key: Initialises a head that the checkpoint lacks, and draws rows with `ignore_mismatched_sizes`.
         ignore_mismatched_sizes: Initialise head parameters of another shape from `key`, where there would be an error.
             Where `config.vocab_size` is another number, keep the rows of token tables and of `final_logits_bias` that
@@ -218,7 +219,7 @@ def from_flax(
         config: The configuration; `BartConfig.from_dict(flax_model.config.to_dict())`.
         cls: The class to load it as.
         generation_config: The settings of `generate`; by default they have the token ids of `config`.
-        dtype: Of the parameters; by default the widest in `params`.
+        dtype: The dtype of the parameters; by default the widest in `params`.
         key: Initialises a head that `params` lacks.
 
     Raises:

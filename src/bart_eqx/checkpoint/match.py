@@ -1,4 +1,4 @@
-"""Assigning the arrays of a checkpoint to the parameters of a model. No name on either side is ignored."""
+"""Assigning the arrays of a checkpoint to the parameters of a model. No name on either side is ignored silently."""
 
 import dataclasses
 import re
@@ -22,15 +22,15 @@ _SHOWN = 60  # names of each kind in an error message
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """Which arrays of a checkpoint become which parameters of a model.
+    """The assignment of a checkpoint's arrays to a model's parameters.
 
     Args:
         arrays: By the model's parameter names, in the model's order.
         initialised: Parameters of the model's head that the checkpoint lacks, and that must be initialised.
-        mismatched: Those that it has in another shape, with both shapes, and that must be initialised all the same.
-        resized: Tables that got rows, or lost some, with what was done.
+        mismatched: Those that it has in another shape, with both shapes. They must be initialised too.
         dropped: Arrays of the checkpoint that this class does not have: another head's, or the encoder's.
         tables: The token tables.
+        resized: Descriptions of tables whose number of rows was changed.
     """
 
     arrays: dict[str, LazyArray]

@@ -1,4 +1,4 @@
-"""Arrays of a checkpoint on the devices of a mesh: each process reads what its own devices hold, and nothing else."""
+"""Arrays of a checkpoint on the devices of a mesh: each process reads only what its own devices hold."""
 
 import math
 from typing import NamedTuple
@@ -11,10 +11,10 @@ from .formats.lazy_array import Bounds, Index, LazyArray, bounds
 
 
 class Placement(NamedTuple):
-    """Which parts of an array this process holds, and what it reads of its file: each byte of them once.
+    """The parts of an array that this process holds, and those that it reads from the file: each byte once.
 
     Args:
-        shape: Of the whole array.
+        shape: The shape of the whole array.
         sharding: Its sharding.
         reads: The bounds of each part that is read.
         holds: The bounds of each part that a device holds, with the position in `reads` of the one that contains it.
@@ -26,7 +26,7 @@ class Placement(NamedTuple):
     holds: dict[Bounds, int]
 
     def nbytes(self, dtype: np.dtype) -> int:
-        """What `read` returns, in bytes."""
+        """The size of what `read` returns."""
         return sum(_size(part) for part in self.reads) * dtype.itemsize
 
     def read(self, array: LazyArray) -> list[np.ndarray]:
@@ -36,7 +36,7 @@ class Placement(NamedTuple):
         """The array on the devices.
 
         Args:
-            dtype: Of the array.
+            dtype: The dtype of the array.
             contents: What `read` returned.
         """
 
@@ -53,7 +53,7 @@ def placement(shape: tuple[int, ...], sharding: Sharding) -> Placement:
     """How this process reads an array. Neighbouring parts are read as one, and not row by row for each device.
 
     Args:
-        shape: Of the array.
+        shape: The shape of the array.
         sharding: Where it goes. Its axes divide those of the array.
     """
     indices = sharding.addressable_devices_indices_map(shape).values()

@@ -121,7 +121,7 @@ def with_own_tables(model: Model, sides: Sequence[str]) -> Model:
 
 
 def own_tables(model: Any) -> tuple[str, ...]:
-    """The sides, `"encoder"` or `"decoder"`, that have a token table beside the shared one."""
+    """The sides, `"encoder"` or `"decoder"`, that have a token table in addition to the shared one."""
     names = {bare(name) for name in named_parameters(model)}
     return tuple(side for side in SIDES if {SHARED, f"{side}.embed_tokens.weight"} <= names)
 

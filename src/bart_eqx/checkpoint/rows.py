@@ -19,10 +19,10 @@ from .match import BIAS
 def fit_rows(
     tables: Tables, config: TableConfig, wanted: Collection[str], key: PRNGKeyArray | None
 ) -> tuple[Tables, tuple[str, ...]]:
-    """Give every array that has a row for each token as many rows as `config` has tokens.
+    """Give every array that has a row for each token `config.vocab_size` rows.
 
-    Rows in common are kept. New rows are those of `resize_token_embeddings`. They depend on all others: where a table
-    gets some, a part of it is cut from the whole. Arrays of int8, or of another width, are left as they are, and
+    Existing rows are kept. New rows are those of `resize_token_embeddings`; they depend on all others, so a table with
+    new rows is computed whole, even if only a part of it is read. Arrays of int8, or of another width, are not changed:
     `match` refuses them.
 
     Args:
@@ -32,7 +32,7 @@ def fit_rows(
         key: Draws new rows.
 
     Returns:
-        The arrays, and what was done to each that had another number of rows.
+        The arrays, and a description of each change.
 
     Raises:
         MismatchError: if there are to be more rows, and no `key`.

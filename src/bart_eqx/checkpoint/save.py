@@ -34,7 +34,8 @@ def save_pretrained(model: AnyBart, folder: str | Path, *, to: Layout = "safeten
     it: process 0 writes, and they return when the folder is complete. If writing fails, it fails on all.
 
     Args:
-        model: Of one of the five classes. With int8 weights (`quantize`), only `from_pretrained` loads the folder.
+        model: A model of one of the five classes. If it has int8 weights (`quantize`), only `from_pretrained` loads the
+            folder.
         folder: Created if it does not exist.
         to: `"safetensors"`, which transformers' PyTorch loads; or `"flax"`, a flax_model.msgpack for its Flax.
 

@@ -62,7 +62,7 @@ def check_names(names: Collection[str]) -> None:
 
 
 def _prefix(path: str) -> str:
-    """What comes before a BART's own names, from the path of its decoder. `model.` is a BART's own."""
+    """The prefix of a BART's names, from the path of its decoder. `model.` is no prefix: it is a BART's own."""
     modules = path.split(".")[:-1]
     while modules and modules[-1] in _WRAPPERS and "model" in modules:
         modules.pop()

@@ -21,7 +21,7 @@ class _Format(NamedTuple):
     """A format of another library.
 
     Args:
-        patterns: Of the names of its files and folders.
+        patterns: Patterns of the names of its files and folders.
         library: Whose it is.
         remedy: What to do.
     """
@@ -162,7 +162,7 @@ def refuse_misplaced(names: Collection[str], where: str, main_files: Sequence[st
         names: All files of the folder, with `/` where they are in folders inside it.
         where: The folder, for error messages.
         main_files: The names by which weights are found.
-        suffixes: Of the formats that are read.
+        suffixes: The suffixes of the formats that are read.
 
     Raises:
         SourceNotFoundError: if the weights are in a folder inside it, are shards without an index, or have another

@@ -39,12 +39,12 @@ class LazyArray:
     """An array in a file or in memory, read by `read()`, or in part by `read(index)`.
 
     Nothing is allocated before `read`, so that a file with a wrong header is refused at no cost. `T` and `map` are
-    lazy too. (`read` should not be a nested function: each nested function would have its type checks generated anew,
-    which took a third of a conversion.)
+    lazy too. (`read` should not be a nested function: beartype would generate the checks of each one again, which took
+    a third of a conversion.)
 
     Args:
-        shape: Of the array.
-        dtype: Of the array.
+        shape: The shape of the array.
+        dtype: The dtype of the array.
         read: Returns the values, of this shape and dtype. It reads no more of a file than the index says.
         name: In its file, for error messages; empty if it has none.
 

@@ -18,7 +18,7 @@ from .regular_file import checked_size
 
 
 _SAFE = (2, 10)  # earlier, `weights_only=True` could be bypassed (CVE-2025-32434) or crash (GHSA-63cw-57p8-fm3p)
-# Where Lightning and other trainers put the parameters, beside the optimiser's state.
+# Where Lightning and other trainers put the parameters, next to the optimiser's state.
 _STATES = ("state_dict", "model_state_dict", "model", "module", "model_state")
 _DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 

@@ -27,7 +27,7 @@ class Part:
     """The bytes of an array from `start` to `stop`.
 
     Args:
-        name: Of the array.
+        name: The name of the array.
         start: The first byte.
         stop: One past the last byte.
     """
