@@ -1,4 +1,4 @@
-"""`convert`: a checkpoint of Hugging Face's in, a folder that bart_eqx and transformers load out."""
+"""`convert`: from a checkpoint of Hugging Face's to a folder that bart_eqx and transformers load."""
 
 import collections
 from collections.abc import Collection, Mapping
@@ -72,13 +72,13 @@ def convert(
     config.json and generation_config.json keep all their fields, also those that this package does not read.
 
     Args:
-        source: A folder, a file of weights beside its config.json, the id or URL of a repository on the Hugging Face
+        source: A folder, a file of weights next to its config.json, the id or URL of a repository on the Hugging Face
             Hub, a short name such as `"bart-base"`, `"demo"` or `"demo-text"`.
         target: The folder to write. It appears when it is complete.
         revision: A branch, tag or commit on the Hub.
         subfolder: A folder inside the source.
         prefer: The format to read, where there are several.
-        dtype: Of the written weights; by default the widest in the source.
+        dtype: The dtype of the written weights; by default the widest in the source.
         to: `"safetensors"` for transformers' PyTorch and bart_eqx, or `"flax"` for transformers' Flax.
         overwrite: Replace an existing `target` in one step, if it holds only files that a conversion writes.
         allow_nonfinite: Accept weights that are NaN or infinite.
@@ -88,7 +88,7 @@ def convert(
             the new folder.
 
     Returns:
-        What was read and written; the contents of the target's conversion.json.
+        A record of what was read and written: the contents of the target's conversion.json.
 
     Raises:
         CheckpointError: one of its kinds (`bart_eqx.checkpoint.errors`), if the source cannot be read or the target

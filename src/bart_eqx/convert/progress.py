@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar of `total` bytes, as a function to be called with each number of bytes done."""
+    """A bar of `total` bytes: a function that is called with the number of bytes done since the last call."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return

@@ -1,4 +1,4 @@
-"""What a conversion did: conversion.json for programs, a table for people, and the folder's model card."""
+"""The record of a conversion: conversion.json for programs, a table for people, and the folder's model card."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ CARD = "README.md"
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What a conversion did. It depends on neither time nor place: the same source gives the same bytes.
+    """The record of a conversion. It depends on neither time nor place: the same source gives the same bytes.
 
     Args:
         source: The repository, or the name of the folder or file.
@@ -28,7 +28,7 @@ class Conversion:
         read: The files of weights, with their sizes in bytes.
         model: The class.
         dtypes: The number of arrays of each dtype that were read.
-        dtype: Of the written floating-point parameters.
+        dtype: The dtype of the written floating-point parameters.
         tensors: The number of parameter arrays.
         parameters: The number of their values.
         missing: Parameters that the source lacks; only `final_logits_bias`, which is zero then, may be missing.

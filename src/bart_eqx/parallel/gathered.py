@@ -1,7 +1,7 @@
-"""Fully sharded parameters, each gathered where it is used.
+"""Fully sharded parameters, gathered layer by layer.
 
-Left to itself the compiler may divide the states instead of gathering the weights, which moves more: it sees one
-operation at a time. So these views state it: inside a layer its weights are whole, and states are divided by rows.
+Left to itself the compiler may divide the states instead of gathering the weights, which moves more data: it sees one
+operation at a time. These views constrain it: inside a layer its weights are whole, and states are divided by rows.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Gathered(eqx.Module):
     """In each call, the layer's weights are gathered over `fsdp`, and its states are divided by rows."""
 
     shardings: tuple[NamedSharding | None, ...] = eqx.field(static=True)
-    """Of each leaf of the layer, inside of it."""
+    """The sharding of each leaf of the layer, inside it."""
     mesh: Mesh = eqx.field(static=True)
 
     def __call__(self, call: Callable[..., Any], layer: Any, x: Float[Array, "*batch seq dim"], *args: Any) -> Any:
@@ -35,12 +35,12 @@ class Gathered(eqx.Module):
 
 
 def gathered(model: Model, mesh: Mesh, rules: Rules = RULES) -> Model:
-    """A view of a sharded model for the inside of a loss: weights are gathered over `fsdp` where they are used.
+    """A view of a sharded model, for use inside a loss, that gathers weights over `fsdp`.
 
-    Those of a layer when it is called, and once more in the backward pass if the view is rematerialised, so that no
-    device holds all of them: `rematerialise(gathered(model, mesh))`. Token tables, positions and heads are gathered at
-    once. Along `tensor` all stay divided. Make the view inside the function that is differentiated; gradients, the
-    optimiser and `save_pretrained` take the model itself.
+    The weights of a layer are gathered when it is called, and again in the backward pass if the view is rematerialised,
+    so that no device holds all weights: `rematerialise(gathered(model, mesh))`. Token tables, positions and heads are
+    gathered at once. Along `tensor` all stay divided. Make the view inside the function that is differentiated;
+    gradients, the optimiser and `save_pretrained` take the model itself.
 
     Args:
         model: A model, or any PyTree that holds encoder or decoder layers.

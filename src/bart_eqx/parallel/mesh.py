@@ -26,8 +26,8 @@ def make_mesh(*, data: int | None = None, fsdp: int = 1, tensor: int = 1, device
     Args:
         data: The number of devices along `data`; by default, as many as the other axes leave.
         fsdp: Along `fsdp`.
-        tensor: Along `tensor`. A multiple of it must be the number of heads. Its devices exchange states in every
-            layer, and are next to each other: in one machine, with up to as many.
+        tensor: Along `tensor`, a divisor of the number of heads. These devices exchange states in every layer, so they
+            are neighbours: on one machine, where it has that many.
         devices: By default all devices of all processes.
 
     Raises:

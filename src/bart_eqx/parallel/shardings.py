@@ -1,4 +1,4 @@
-"""Where each parameter lies: rules by its name, which hold for gradients and the moments of an optimiser as well."""
+"""The sharding of each parameter: rules by its name, which hold for gradients and an optimiser's moments as well."""
 
 import math
 import re
@@ -29,8 +29,8 @@ RULES: Rules = (
 )
 """Pairs of a regular expression and the mesh axes of the parameter's axes.
 
-The first expression that matches the end of a name holds, from a dot on; what none matches (norms, most biases, small
-heads) is whole on every device.
+The first expression that matches the end of a name applies. A match begins at a dot or at the start. Parameters that
+none matches (norms, most biases, small heads) are whole on every device.
 """
 
 
@@ -44,16 +44,17 @@ def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> 
         rules: For a model with other parameters, put your rules before `RULES`.
 
     Returns:
-        `tree` with a `NamedSharding` for each array and `None` for all else: for `out_shardings`, `jax.device_put`, or
-        a checkpoint that is restored on this mesh. A parameter that has more axes than its rule, such as one of stacked
-        layers, follows it with its last ones. An axis that a mesh axis does not divide stays whole.
+        `tree` with a `NamedSharding` for each array and `None` for any other leaf: for `out_shardings`,
+        `jax.device_put`, or a checkpoint that is restored on this mesh. If a parameter has more axes than its rule,
+        such as one of stacked layers, the rule applies to its last axes. An axis that a mesh axis does not divide stays
+        whole.
     """
 
     return jtu.tree_map_with_path(lambda path, leaf: sharding_of(path, leaf, mesh, rules), tree)
 
 
 def sharding_of(path: jtu.KeyPath, leaf: Any, mesh: Mesh | AbstractMesh, rules: Rules) -> NamedSharding | None:
-    """That of one array; `None` for what is none."""
+    """The sharding of one array; `None` for any other leaf."""
     if not is_parameter(leaf):
         return None
     matching = (spec for pattern, spec in rules if re.search(rf"(^|\.){pattern}$", parameter_name(path)))
@@ -61,7 +62,7 @@ def sharding_of(path: jtu.KeyPath, leaf: Any, mesh: Mesh | AbstractMesh, rules: 
 
 
 def shard(tree: Tree, mesh: Mesh, rules: Rules = RULES) -> Tree:
-    """The arrays of `tree` on the devices of `mesh`, as `shardings` says. `generate` and `jax.jit` take them as any."""
+    """The arrays of `tree` on the devices of `mesh`, as `shardings` says. `generate` and `jax.jit` take such arrays."""
     put = lambda sharding, leaf: leaf if sharding is None else placed(leaf, sharding)
     return jax.tree.map(put, shardings(tree, mesh, rules), tree, is_leaf=lambda node: node is None)
 
@@ -76,7 +77,7 @@ def shard_batch(tree: Tree, mesh: Mesh, *, axis: int = 0) -> Tree:
     """Arrays with a batch axis, divided along it over `data` and `fsdp`.
 
     Args:
-        tree: Arrays, all of whose rows are there: in every process the same.
+        tree: Arrays with all rows, the same in every process.
         mesh: From `make_mesh`.
         axis: The batch axis: 0 in `[batch, ...]`, 1 in a training step's `[micro, batch, ...]`.
 
