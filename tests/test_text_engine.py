@@ -199,7 +199,7 @@ def test_streamed_texts_are_those_of_a_call() -> None:
 def test_a_streamed_sample_is_that_of_a_call() -> None:
     """From the same key; and each source of a call draws from a key of its own."""
     generator = TextGenerator(demo_model(), demo_tokenizer())
-    options = dict(do_sample=True, temperature=9.0, max_new_tokens=9, key=jax.random.key(3))
+    options: dict[str, Any] = dict(do_sample=True, temperature=9.0, max_new_tokens=9, key=jax.random.key(3))
     streamed = "".join(generator.stream("40217", **options))
     assert streamed == generator("40217", **options).generated_text
     (row,) = generator.engine.tokenize(["40217"])

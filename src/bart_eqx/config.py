@@ -12,7 +12,7 @@ from .generation_config import FORCED, GENERATION_FIELDS, is_token
 from .lazy_beartype import CONF
 
 
-# The names of transformers' `ACT2FN`, but for those that have parameters of their own.
+# The names of transformers' `ACT2FN`, except those that have parameters.
 ACTIVATIONS = tuple(
     "gelu gelu_10 gelu_accurate gelu_fast gelu_new gelu_python gelu_python_tanh gelu_pytorch_tanh hardswish laplace "
     "leaky_relu linear mish quick_gelu relu relu2 relu6 sigmoid silu sqrtsoftplus swish tanh".split()

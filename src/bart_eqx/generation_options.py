@@ -46,7 +46,7 @@ OTHER_ARGUMENTS = {
     "cross_attn_head_mask": "heads cannot be masked; replace the attention by one that does, as in `docs/design.md`",
     "inputs": "give the source as `input_ids`",
     "inputs_embeds": "encode the embeddings with `model.model.encoder`, and give the result as `encoder_outputs`",
-    "logits_warper": "give the processors of your own as `logits_processor`",
+    "logits_warper": "give your own processors as `logits_processor`",
     "negative_prompt_attention_mask": "there is no `guidance_scale`; write a `logits_processor`",
     "negative_prompt_ids": "there is no `guidance_scale`; write a `logits_processor`",
     "params": "the weights are in the model, which is the first argument",

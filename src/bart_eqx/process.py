@@ -55,7 +55,7 @@ def raise_interrupts() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def escape_what_a_terminal_cannot_show() -> None:
+def escape_unencodable_output() -> None:
     """From here on, characters that the encoding of stdout lacks are escaped."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

@@ -5,7 +5,7 @@ import sys
 from cyclopts import App, ArgumentCollection, CycloptsError, UnknownOptionError
 
 from .. import __version__
-from ..process import escape_what_a_terminal_cannot_show
+from ..process import escape_unencodable_output
 from .errors import UsageError, one_line, refusal_of
 
 
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0; 1 after an error, or where some records have failed; 2 if the arguments are wrong. Errors
         are printed in one line.
     """
-    escape_what_a_terminal_cannot_show()
+    escape_unencodable_output()
     tokens = sys.argv[1:] if arguments is None else arguments
     try:
         app = build(_command_of(tokens))

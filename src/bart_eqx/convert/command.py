@@ -11,7 +11,7 @@ from ..checkpoint.errors import CheckpointError, printable
 from ..checkpoint.formats.shards import Format
 from ..checkpoint.source import ALIASES, DEMOS
 from ..checkpoint.write import Layout
-from ..process import escape_what_a_terminal_cannot_show, raise_interrupts
+from ..process import escape_unencodable_output, raise_interrupts
 from .conversion import Dtype, convert, default_target
 
 
@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(arguments)
-    escape_what_a_terminal_cannot_show()
+    escape_unencodable_output()
     if (options.source is None) == (options.verify is None):
         parser.error("give a SOURCE to convert, or --verify FOLDER")
     given = sorted(name for name, value in vars(options).items() if value != parser.get_default(name))

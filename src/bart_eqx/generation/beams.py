@@ -140,7 +140,7 @@ class BeamGroup(eqx.Module):
     def as_hypotheses(
         self, scores: Float[Array, "batch beams"], complete: Bool[Array, "batch beams"], length: Integer[Array, ""]
     ) -> Hypotheses:
-        """The beams as they are, with length-normalised `scores`."""
+        """The running beams, with length-normalised `scores`."""
         lengths = jnp.broadcast_to(length, scores.shape)
         return Hypotheses(self.tokens, scores, lengths, complete, self.scores > IMPOSSIBLE, self.beam_indices)
 

@@ -24,7 +24,7 @@ NOT_PENDING = 2**30
 
 
 class ForcedWords(eqx.Module):
-    """The words of `force_words_ids`. Each is a trie: of one branch, or of alternatives of which one must occur."""
+    """The words of `force_words_ids`. Each is a trie: a single branch, or alternatives, one of which must occur."""
 
     trie: Trie
     word: Integer[Array, " nodes"]

@@ -54,7 +54,7 @@ class HostInputs:
 
 
 def decoder_inputs(request: Request, config: GenerationConfig) -> HostInputs:
-    """For a decoder alone: `input_ids` are its prompt, and `encoder_outputs` have a mask of their own."""
+    """For a decoder alone: `input_ids` are its prompt, and `encoder_attention_mask` is that of `encoder_outputs`."""
     if request.decoder_input_ids is not None or request.decoder_attention_mask is not None:
         raise ValueError("A decoder alone takes its prompt as `input_ids`, with `attention_mask`.")
     states, source_mask = request.encoder_hidden_states, request.encoder_attention_mask
@@ -123,8 +123,8 @@ def _input_tokens(request: Request, config: GenerationConfig) -> Tokens | None:
 
 
 def _decoder_prompt(request: Request, config: GenerationConfig, batch: tuple[int, ...]) -> Tokens:
-    """`decoder_start_token_id`, or the caller's tokens. As in transformers, the start token is put in front of them if
-    no row has it. Traced tokens are taken as they are."""
+    """`decoder_start_token_id`, or the caller's tokens. As in transformers, the start token is prepended if no row
+    begins with it. Traced tokens are not changed."""
     start = np.full((*batch, 1), config.decoder_start_token_id, np.int32)
     mask = request.decoder_attention_mask
     if request.decoder_input_ids is None:
@@ -159,5 +159,5 @@ def _on_host(values: HostArray) -> Any:
 
 
 def _token_ids(name: str, ids: HostArray, vocab_size: int) -> Any:
-    """Checked, and in a dtype that has -1."""
+    """The ids, checked, and as int32, which has -1."""
     return _on_host(check_token_ids(name, ids, vocab_size)).astype(np.int32)

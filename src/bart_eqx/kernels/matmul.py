@@ -62,8 +62,8 @@ def int8_matmul(
 ) -> Float[Array, "*batch out_dim"]:
     """`x @ (weight_scale[:, None] * weight).T`, with each row of `x` rounded to int8 as well.
 
-    The integers are summed exactly, in int32. `plain()` rounds as well: this is what int8 weights compute. Rounding has
-    no derivative of its own: the first derivative is that of the product before `x` was rounded (a straight-through
+    The integers are summed exactly, in int32. `plain()` rounds as well: this is what int8 weights compute. The
+    derivative of rounding is zero; the one used here is that of the product before `x` was rounded (a straight-through
     estimator, arXiv:1308.3432).
     """
     wide = np.promote_types(x.dtype, np.float32)

@@ -14,7 +14,7 @@ _plain = jax.make_user_context(False)
 def plain() -> AbstractContextManager[None]:
     """A context in which no kernel is used: every function runs its reference implementation.
 
-    For debugging, and for measuring what the kernels bring. What was compiled outside the context is compiled again.
+    For debugging, and for measuring what the kernels gain. Functions that were compiled outside it are compiled again.
     """
     return _plain(True)
 

@@ -1,4 +1,4 @@
-"""Batches, a few rows at a time: on one CPU, what a layer computes for a few rows stays in the processor's cache."""
+"""Batches, a few rows at a time: on one CPU, the intermediate results of a few rows stay in the processor's cache."""
 
 import math
 from collections.abc import Callable
@@ -78,7 +78,7 @@ def row_by_row(
     """`encode(input_ids, attention_mask)` at tokens; at padding behind them some states are zeros.
 
     `encode` returns one state for each token, independent of other rows and of padding. On one CPU each row is encoded
-    alone, at a quarter, half or all of the width, whichever holds its last token: a short row costs what it has. Rows
+    alone, at a quarter, half or all of the width, whichever holds its last token, so that a short row costs less. Rows
     too short to keep every core busy are encoded in groups, whose states stay in the processor's cache.
     """
     batch, src = input_ids.shape

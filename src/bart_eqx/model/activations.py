@@ -1,6 +1,6 @@
 """Activation functions, by the names of transformers' `ACT2FN`.
 
-`prelu` and `xielu` are not here: they have parameters of their own, for which BART's checkpoints have no names.
+`prelu` and `xielu` are not here: they have parameters, for which BART's checkpoints have no names.
 """
 
 from collections.abc import Callable, Mapping

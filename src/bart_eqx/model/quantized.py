@@ -24,7 +24,7 @@ Model = TypeVar("Model", bound=PyTree)
 def quantize(model: Model) -> Model:
     """The model with int8 weights: every linear map and the token embedding, the tied head with it.
 
-    `generate`, `save_pretrained` and `from_pretrained` take it as any other. The int8 weights themselves cannot be
+    `generate`, `save_pretrained` and `from_pretrained` take it like any other. The int8 weights themselves cannot be
     trained. Gradients pass through them, for example to adapters: the derivative of each product is that of the product
     before its input was rounded.
 

@@ -28,8 +28,8 @@ _VARIANCE = 1e-9  # of new rows, relative to the old ones: that of transformers'
 def resize_token_embeddings(model: Model, vocab_size: int, *, key: PRNGKeyArray | None = None) -> Model:
     """The model with a vocabulary of another size: rows are added at the end of its token tables, or removed there.
 
-    A language-modelling head of its own and `final_logits_bias` follow, and so does `config.vocab_size`; all else is
-    unchanged, and so are the rows that remain.
+    An untied language-modelling head, `final_logits_bias` and `config.vocab_size` follow. The rows that remain, and
+    everything else, are unchanged.
 
     New rows are those of transformers (since 4.46): drawn from a normal distribution with the mean of the table's old
     rows and 1e-9 times their covariance, so that a new token starts as an average one. New entries of

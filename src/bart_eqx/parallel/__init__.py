@@ -1,4 +1,4 @@
-"""Models on many devices: which axis of which parameter lies on which axis of a mesh."""
+"""Models on many devices: meshes, the shardings of parameters, and jobs of several processes."""
 
 from ..lazy_beartype import check_signatures_in
 

@@ -1,4 +1,4 @@
-"""The mesh: three axes, each of which divides something else.
+"""The mesh: three axes, each of which divides something different.
 
 | axis | divides | known as |
 |---|---|---|

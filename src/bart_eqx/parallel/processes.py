@@ -18,8 +18,8 @@ from jax.experimental.multihost_utils import process_allgather
 
 Item = TypeVar("Item")
 HEARTBEAT_TIMEOUT = 60
-"""Seconds without a sign of life after which a process counts as dead, and the job ends. The heartbeats come from a
-thread of their own, which neither Python nor a long step holds up; JAX waits 100."""
+"""Seconds without a heartbeat after which a process counts as dead, and the job ends. A separate thread sends the
+heartbeats, which neither Python nor a long step blocks. JAX's default is 100."""
 
 
 class OtherProcessError(RuntimeError):
@@ -43,8 +43,8 @@ def initialize(
         coordinator: The address and port of process 0, as `"10.0.0.1:1234"`.
         processes: How many there are.
         process: Which of them this is, from 0.
-        heartbeat_timeout: Seconds without a sign of life after which a process counts as dead. All others then end,
-            with an error that names it.
+        heartbeat_timeout: Seconds without a heartbeat after which a process counts as dead. All others then end, with
+            an error that names it.
 
     Raises:
         ValueError: if some of the three are given and the environment lacks the others.

@@ -42,13 +42,12 @@ class AbstractTask(abc.ABC):
         Raises:
             TypeError: if the model has another head.
         """
+        self.model = model
         if not isinstance(model, self.heads):
             name = type(model).__name__
             raise TypeError(f"{self._needs()}. Got a {name}: {self._advice(name, 'model')}.")
-        self.model = model
-        self.engine = Engine(
-            tokenizer.for_vocabulary(model.config.vocab_size), model.config.max_position_embeddings, batch_tokens
-        )
+        config = self.model.config
+        self.engine = Engine(tokenizer.for_vocabulary(config.vocab_size), config.max_position_embeddings, batch_tokens)
 
     @classmethod
     def _needs(cls) -> str:

@@ -19,7 +19,7 @@ LogitsProcessor = Callable[
 
 
 class AbstractLogitsProcessor(eqx.Module):
-    """A processor with settings of its own. Any function with the same signature serves as well."""
+    """A processor with settings. Any function with this signature is a processor too."""
 
     @abc.abstractmethod
     def __call__(
@@ -49,7 +49,7 @@ def apply(
 
 
 def marked(ids: Integer[Array, "*rows n"], vocab: int) -> Bool[Array, "*rows vocab"]:
-    """True for the tokens of the vocabulary that are among `ids`, of which -1 is no token."""
+    """True for the tokens of the vocabulary that are in `ids`, where -1 stands for no token."""
     absent = jnp.zeros((*ids.shape[:-1], vocab + 1), bool)
     ids = jnp.where(ids >= 0, ids, vocab)  # -1 goes to a spare column
     return jnp.put_along_axis(absent, ids, True, axis=-1, inplace=False)[..., :vocab]
