@@ -168,7 +168,7 @@ def test_labels_of_a_model() -> None:
     best = [ranked[0].label for ranked in zero_shot(["7", "8"], ["7", "50"])]
     result = evaluate(zero_shot, records, labels=["7", "50"])
     assert result.num_correct == best.count("7")
-    with pytest.raises(ValueError, match=r"knows: 50. Got 7"):
+    with pytest.raises(ValueError, match=r"labels: 50. Got 7"):
         evaluate(zero_shot, records, labels=["50"])
     with pytest.raises(TypeError, match="ZeroShotClassifier needs `labels`"):
         evaluate(zero_shot, records)
