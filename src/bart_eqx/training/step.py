@@ -113,6 +113,7 @@ class TrainStep(eqx.Module):
         model = eqx.combine(params, self.rest)
         if self.compute_dtype is not None:
             model = jax.tree.map(lambda x: x.astype(self.compute_dtype) if eqx.is_inexact_array(x) else x, model)
+            model = self.placed(model)  # or the compiler gathers weights first and converts them then: twice the bytes
         if self.mesh is not None:
             model = gathered(model, self.mesh, self.rules)
         result = self.loss(self.view(model), batch, key)
