@@ -1,5 +1,4 @@
-"""Run by `test_processes.py`: one of two processes with four devices each, over which the arrays are divided; or with
-"alone" as PORT, the only one, with eight.
+"""Run by `test_processes.py`: one of two processes with four devices each, over which the arrays are divided.
 
 `process_worker.py PORT RANK FOLDER TASK`, with a function of this file as the task. `files` starts as Slurm starts it.
 """
@@ -185,14 +184,12 @@ def on_slurm(port: str, rank: str) -> dict[str, str]:
 
 if __name__ == "__main__":
     _, port, rank, folder, *tasks = sys.argv
-    if port == "alone":
-        initialize()
-    elif "files" in tasks:
+    if "files" in tasks:
         os.environ |= on_slurm(port, rank)
         initialize(heartbeat_timeout=HEARTBEAT)
     else:
         initialize(f"127.0.0.1:{port}", 2, int(rank), heartbeat_timeout=HEARTBEAT)
-    assert (jax.process_count(), jax.process_index()) == (1 if port == "alone" else 2, int(rank))
+    assert (jax.process_count(), jax.process_index()) == (2, int(rank))
     for task in tasks:
         globals()[task](Path(folder))
     print("all the same")

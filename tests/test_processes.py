@@ -21,7 +21,7 @@ from bart_eqx.checkpoint.formats.lazy_array import Bounds, bounds
 from bart_eqx.checkpoint.pytree import named_parameters
 from bart_eqx.parallel import RULES, processes
 from bart_eqx.training import Checkpoints, Recipe, batches, make_train_step, seq2seq_loss
-from subprocesses import ends_well, free_port, start
+from subprocesses import free_port, start
 from support import flatten, random_model, write_file
 from test_shard_files import CONFIG
 from training_support import BagOfWords, ragged_examples, word_loss
@@ -76,9 +76,10 @@ def test_together(tmp_path: Path) -> None:
     both_end_well(tmp_path, "files", "parts", "own_states")
 
 
-def test_a_run_of_which_a_process_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["words", pytest.param("bart", marks=pytest.mark.slow)])
+def test_a_run_of_which_a_process_is_killed(tmp_path: Path, kind: str) -> None:
     """The other one ends in time and says so; the run goes on from its last checkpoint, and is read on one device."""
-    folder = tmp_path / "words"
+    folder = tmp_path / kind
     pair = both(folder, "killed")
     of_killed, _ = pair[1].communicate(timeout=600)
     killed = time.monotonic()
@@ -92,13 +93,6 @@ def test_a_run_of_which_a_process_is_killed(tmp_path: Path) -> None:
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, STEPS + 1))
     assert [line["best"] for line in lines if "best" in line] == [True, False, True]  # the scores begin again
     is_read_on_one_device(folder)
-
-
-@pytest.mark.slow
-def test_a_bart_on_eight_devices(tmp_path: Path) -> None:
-    """Trained on `fsdp` 8, and read on 2 x 4 and on one device."""
-    ends_well(start("process_worker.py", 8, "alone", "0", str(tmp_path / "bart"), "training"))
-    is_read_on_one_device(tmp_path / "bart")
 
 
 def is_read_on_one_device(folder: Path) -> None:
