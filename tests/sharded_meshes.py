@@ -58,8 +58,15 @@ class Trained(NamedTuple):
     """What ten steps have left."""
 
     losses: np.ndarray
+    step: Any
     state: Any
-    program: Any
+
+    def lowered(self) -> Any:
+        """The program of a step. To trace it once more takes seconds."""
+        mesh = self.step.mesh
+        batch = BATCH if mesh is None else shard_batch(BATCH, mesh, axis=1)
+        compiled: Any = compiled_step
+        return compiled.lower((self.step, batch), self.state)
 
 
 def a_model() -> Any:
@@ -119,24 +126,23 @@ def trained(model: Any, mesh: Mesh | None, **options: Any) -> Trained:
         assert all(array.is_deleted() for array in given)
     for array, place in zip(jax.tree.leaves(state), places, strict=True):
         assert array.sharding.is_equivalent_to(place, array.ndim)
-    batch = BATCH if mesh is None else shard_batch(BATCH, mesh, axis=1)
-    compiled: Any = compiled_step
-    return Trained(np.array(losses), state, compiled.lower((step, batch), state))
+    return Trained(np.array(losses), step, state)
 
 
 def check_training(model: Any, meshes: dict[str, Any]) -> None:
     """Losses; and in the compiled step what is moved, in bytes of the parameters, and what each device computes."""
     wanted = trained(model, None)
     assert wanted.losses[-1] < 0.5 * wanted.losses[0]
-    of_one = wanted.program.compile().compiled.cost_analysis()["flops"]
+    alone = jax.process_count() == 1
+    of_one = wanted.lowered().compile().compiled.cost_analysis()["flops"] if alone else None
     whole = sum(leaf.nbytes for leaf in jax.tree.leaves(wanted.state.params))
     for name, axes in meshes.items():
         again = name == "fsdp 8"  # rematerialised: gathered twice
         found = trained(model, make_mesh(**axes), **(dict(view=rematerialise) if again else {}))
         print(f"{name}: losses {relative_error(found.losses, wanted.losses):.1e}", flush=True)
         assert relative_error(found.losses, wanted.losses) <= 1e-5, name  # measured 4e-6
-        if jax.process_count() == 1 and name in ("fsdp 8", "data 2, fsdp 4", "fsdp 4, tensor 2"):
-            program = found.program.compile().compiled
+        if alone and name in ("fsdp 8", "data 2, fsdp 4", "fsdp 4, tensor 2"):
+            program = found.lowered().compile().compiled
             moved = {kind: size / whole for kind, size in bytes_moved(program.as_text()).items()}
             share = program.cost_analysis()["flops"] / of_one
             print(f"{name}: {share:.4f} of one device's operations, moved {moved}", flush=True)
@@ -146,7 +152,7 @@ def check_training(model: Any, meshes: dict[str, Any]) -> None:
             assert share <= (1.4 if again else 1.05) / 8
             if axes.get("tensor"):  # the token table is never whole
                 assert f"f32[{CONFIG.vocab_size},{CONFIG.d_model}]" not in program.as_text()
-        if again and jax.process_count() == 1:
+        if again and alone:
             check_checkpoint(found.state)
 
 
@@ -207,7 +213,7 @@ def check_bfloat16_training(model: Any, meshes: dict[str, Any]) -> None:
         print(f"bfloat16, {name}: losses {relative_error(found.losses, wanted):.1e}", flush=True)
         assert relative_error(found.losses, wanted) <= 5e-3, name  # measured 9e-4, with `tensor` 2.8e-3
         if axes.get("fsdp"):
-            assert gathered_dtypes(found.program) == {"bf16"}, name
+            assert gathered_dtypes(found.lowered()) == {"bf16"}, name
 
 
 def gathered_dtypes(program: Any) -> set[str]:
