@@ -8,6 +8,7 @@ The texts that are made here are numbers; the label says what they can be divide
 """
 
 import dataclasses
+import random
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,7 @@ def finetune(
 
 def main(folder: str, file: str | None = None) -> None:
     texts = made_texts(range(5000)[::7]) if file is None else list(read_records(file))
+    random.Random(0).shuffle(texts)  # held-out texts are of all kinds, however the file is sorted
     finetune(Path(folder), texts[100:], texts[:100])
     classifier = Classifier.from_pretrained(Path(folder) / "model")
     for each in texts[:5]:

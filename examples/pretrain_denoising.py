@@ -1,6 +1,6 @@
 """Pre-train from random weights: texts become noise, and the model learns to restore them (arXiv:1910.13461).
 
-    PYTHONPATH=. python -m examples.pretrain_denoising run            # numbers in words: 2,000 steps
+    PYTHONPATH=. python -m examples.pretrain_denoising run            # numbers in words: 1,000 steps
     PYTHONPATH=. python -m examples.pretrain_denoising run texts.txt  # blank lines stand between documents
 
 `bart-eqx train denoise` is the same with all options, for any model and tokenizer.
@@ -53,7 +53,7 @@ def made_documents(count: int, seed: int) -> list[str]:
 
 
 def pretrain(
-    folder: Path, documents: Iterable[str], *, config: bart_eqx.BartConfig = CONFIG, steps: int = 2000
+    folder: Path, documents: Iterable[str], *, config: bart_eqx.BartConfig = CONFIG, steps: int = 1000
 ) -> Training:
     """Train on documents, but for a tenth of their blocks. The model with the lowest loss on these is in
     `folder/model`."""
