@@ -200,7 +200,7 @@ def test_masks_that_are_refused() -> None:
     filler = MaskFiller(tiny("BartForConditionalGeneration", id2label=NLI), tokenizer())
     with pytest.raises(ValueError, match=r"texts\[1\] must contain <mask>. Got 'b'"):
         filler(["<mask>", "b"])
-    with pytest.raises(ValueError, match=r"texts\[0\] has 38 tokens more than fit"):
+    with pytest.raises(ValueError, match=r"texts\[0\] has 102 tokens, and the model positions for 64"):
         filler("a" + " b" * 98 + " <mask>")
     with pytest.raises(ValueError, match="Each of `targets` must be one token. Got 'Syrian war'"):
         filler("<mask>", targets=["Syrian war"])
@@ -253,7 +253,8 @@ def test_questions_that_are_refused() -> None:
     assert ask().answer in "He." and ask(question=["Who?"], context=["He."]) == [ask()]
     for arguments, says in (
         (dict(question=" a" * 61), r"question\[0\] has 61 tokens, and leaves its context no room in 64"),
-        (dict(context=""), r"context\[0\] is empty"),
+        (dict(context=" "), r"context\[0\] is empty"),
+        (dict(question=""), r"question\[0\] is empty"),
         (dict(doc_stride=58), r"`doc_stride` must be less than the 58 tokens"),
         (dict(question=["Who?"]), "two strings, or two lists"),
         (dict(question=["Who?"], context=["a", "b"]), "equally many"),

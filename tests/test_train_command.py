@@ -149,7 +149,8 @@ def test_a_run_goes_on(straight: Path, files: Path, seq2seq: Any, monkeypatch: p
         patch.setattr(TrainProgress, "on_record", interrupt)
         status, err = seq2seq("stopped")
     signal.signal(signal.SIGINT, before)
-    assert status == 130 and err == "interrupted after step 2: the same command goes on from there.\n"
+    assert status == 130 and err.splitlines()[-1] == "interrupted after step 2: the same command goes on from there."
+    assert re.match(r"24 records, \d+ steps an epoch, 6 steps in all: .* epochs. Learning rate 0.01 after 0 steps", err)
     assert [path.name for path in (files / "stopped/checkpoints").iterdir()] == ["2"]
     assert seq2seq("stopped")[0] == 0
     assert records(files / "stopped") == records(straight)

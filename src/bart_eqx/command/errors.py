@@ -1,6 +1,8 @@
 """Errors of the command, in one line and in the names of its options."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 
 class UsageError(Exception):
@@ -39,3 +41,26 @@ def refusal_of(keyword: str) -> str | None:
     except (TypeError, ValueError) as error:
         return one_line(error).replace(f"`{name}=True`", option(name)).replace(f"`{name}`", option(name))
     return None
+
+
+_SUBJECTS = {"texts": "the text", "pairs": "the second text", "question": "the question", "context": "the context"}
+
+
+def of_one(message: str) -> str:
+    """A message about the first of a list, where there is no list: `texts[0] must` is `the text must`."""
+    return re.sub(r"\b(texts|pairs|question|context)\[0\]", lambda match: _SUBJECTS[match[1]], message)
+
+
+@contextlib.contextmanager
+def counting_from_one() -> Iterator[None]:
+    """In errors of a block, `records[3]` is record 4, as lines of a file are counted."""
+    try:
+        yield
+    except ValueError as error:
+        message = re.sub(
+            r"\b(records|texts|references)\[(\d+)\]", lambda m: f"{_COUNTED[m[1]]} {int(m[2]) + 1}", str(error)
+        )
+        raise ValueError(message) from None
+
+
+_COUNTED = {"records": "record", "texts": "the text of record", "references": "the reference of record"}

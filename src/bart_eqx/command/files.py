@@ -2,9 +2,10 @@
 
 The rules, which are the same for every task:
 
-- Arguments are texts. One argument that is the name of a file, or looks like one (`.jsonl`, `.ndjson`, `.txt`), is a
+- Arguments are texts. One argument that is the name of a file, or looks like one (`.jsonl`, `.csv`, `.txt`, ...), is a
   file. No argument, or `-`, is standard input.
-- A file of JSON is named `.jsonl` or `.ndjson`; `--from` says so of other names and of standard input. Otherwise each
+- A file of JSON is named `.jsonl` or `.ndjson`, and a table `.csv` or `.tsv`; its first row names the columns. `--from`
+  says so of other names and of standard input. Otherwise each
   line is a text; or, with `--from document`, all of it is one text.
 - Results are written in the form of the input, unless `--to` says otherwise. As text, a line of text in gives a line
   out, which is the best result. As JSON, a line has the record's id, its other fields, and all of the result's.
@@ -21,7 +22,7 @@ from cyclopts import Group, Parameter
 from .errors import UsageError
 
 
-Form = Literal["text", "jsonl", "document"]
+Form = Literal["text", "jsonl", "csv", "document"]
 
 _GROUP, _RAY = Group("Input and output", sort_key=1), Group("Ray", sort_key=8)
 
@@ -32,13 +33,14 @@ class FileOptions:
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     """Write JSON lines to this file. From a file, a run that was stopped goes on when it is started again."""
     from_: Annotated[Form | None, Parameter(name="--from")] = None
-    """What the input is: a text on each line, a JSON object on each line (default for .jsonl), or one text."""
+    """What the input is: a text on each line; a JSON object on each line (default for .jsonl); a table (.csv, .tsv); or
+    one text."""
     to: Literal["text", "jsonl"] | None = None
     """What standard output gets: the best result on each line, or JSON objects; by default as the input."""
     field: str | None = None
-    """JSON: the field with the text; by default it is named as what the task reads."""
+    """JSON, CSV: the field with the text; by default it is named as what the task reads."""
     id: str | None = None
-    """JSON: the field that identifies a record; by default `id`, or else the number of its line."""
+    """JSON, CSV: the field that identifies a record; by default `id`, or else the number of its line."""
     failures: Path | None = None
     """Write records that fail to this file, as {"id", "error"}; by default to standard error, or beside --output."""
     overwrite: Annotated[bool, Parameter(negative="")] = False

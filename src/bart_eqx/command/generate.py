@@ -5,13 +5,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..batch import Field, Record, Run
+from ..batch import Record, Run
 from .files import FileOptions
 from .generation_options import SamplingOptions, SearchOptions, TokenOptions, options_of
 from .list_options import TextList
 from .model_options import ModelOptions, check_generation, load_task
 from .run_job import run_job
-from .tasks import Job, best_and_all
+from .tasks import Job, best_and_all, nonblank
 
 
 def summarize(
@@ -52,7 +52,7 @@ def summarize(
         generation=options_of(search, sampling, tokens),
     )
     job = Job(
-        "summarize", model, options, {"text": Field("text")}, ("summary_text", "chunks"), lambda r: r["summary_text"]
+        "summarize", model, options, {"text": nonblank("text")}, ("summary_text", "chunks"), lambda r: r["summary_text"]
     )
     return run_job(job, texts, files or FileOptions(), stream=_stream)
 
@@ -93,7 +93,7 @@ def generate(
         generation=options_of(search, sampling, tokens),
     )
     writes = ("generated_text", "score", "results")
-    job = Job("generate", model, options, {"text": Field("text")}, writes, lambda r: r["generated_text"])
+    job = Job("generate", model, options, {"text": nonblank("text")}, writes, lambda r: r["generated_text"])
     return run_job(job, texts, files or FileOptions(), stream=_stream)
 
 

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ..batch import Field, Record, Run
+from ..batch import Record, Run
 from .files import FileOptions
 from .model_options import ModelOptions, load_task
 from .run_job import run_job
-from .tasks import Job
+from .tasks import Job, nonblank
 
 
 def score(
@@ -41,9 +41,9 @@ def score(
         truncation: Drop the end of a text that the model has no positions for (--no-truncation makes it an error).
     """
     if targets_field is not None:
-        reads = {"source": Field("source"), "targets": Field(targets_field, type="strings")}
+        reads = {"source": nonblank("source"), "targets": nonblank(targets_field, "strings")}
     else:
-        reads = {"source": Field("source")} | ({"target": Field(target_field)} if target is None else {})
+        reads = {"source": nonblank("source")} | ({"target": nonblank(target_field)} if target is None else {})
     options = dict(target=target, several=targets_field is not None, agg=agg, truncation=truncation)
     writes = ("score",) if targets_field is not None else ("score", "sum", "token_scores", "tokens")
     job = Job("score", model, options, reads, writes, lambda result: repr(result["score"]))

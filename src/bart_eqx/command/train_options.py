@@ -23,7 +23,7 @@ _AT_LEAST_ONE = ("total_steps", "epochs", "batch_tokens", "micro", "max_shapes",
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainFiles:
     train: Path
-    """What is learned: a .jsonl file with an object on each line, or a .csv file with a header."""
+    """What is learned: a .jsonl file with an object on each line, or a .csv or .tsv file with a header."""
     validation: Path | None = None
     """The same, held out: the model with the best score on it is kept. Without it, the last one is."""
     output: Annotated[Path, Parameter(alias="-o")]

@@ -71,7 +71,7 @@ class QuestionAnswerer(AbstractTask):
             align_to_words: Extend answers to whole words.
 
         Raises:
-            ValueError: if a question leaves no room for its context, a context is empty, or there are not equally many;
+            ValueError: if one of them is empty, there are not equally many, or a question leaves its context no room;
                 and as `Tokenizer` does.
         """
         if isinstance(question, str) != isinstance(context, str):
@@ -80,6 +80,10 @@ class QuestionAnswerer(AbstractTask):
         contexts = [context] if isinstance(context, str) else context
         if top_k < 1 or max_answer_len < 1:
             raise ValueError(f"`top_k` and `max_answer_len` must be at least 1. Got {top_k} and {max_answer_len}.")
+        for name, given in (("question", questions), ("context", contexts)):
+            for index, text in enumerate(given):
+                if not text.strip():
+                    raise ValueError(f"{name}[{index}] is empty.")
         width = min(max_seq_len or 384, self.engine.max_length)
         stride = min(width // 2, 128) if doc_stride is None else doc_stride
         windows = [
@@ -125,8 +129,6 @@ def _windows(row: Tokens, width: int, stride: int, index: int) -> list[Tokens]:
     room = width - row.frame.num_tokens - len(question)
     if room < 1:
         raise ValueError(f"question[{index}] has {len(question)} tokens, and leaves its context no room in {width}.")
-    if not len(context):
-        raise ValueError(f"context[{index}] is empty.")
     if not 0 <= stride < room:
         raise ValueError(
             f"`doc_stride` must be less than the {room} tokens of a window that question[{index}] leaves. Got {stride}."

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..batch.records import MAX_LINE, read_objects
+from ..batch.lines import MAX_LINE
+from ..batch.records import read_objects
 
 
 if TYPE_CHECKING:
@@ -20,33 +21,39 @@ Example = Mapping[str, np.ndarray]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """transformers' `problem_type`."""
 _CHUNK = 1000  # records that are tokenised at once
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
     """The records of a file, one after the other.
 
     Args:
-        path: A `.jsonl` or `.ndjson` file, with a JSON object in each line, or a `.csv` file with a header.
+        path: A `.jsonl` or `.ndjson` file, with a JSON object in each line; or a `.csv` file with a header, or a `.tsv`
+            file, whose fields are between tabs.
 
     Raises:
         ValueError: if the file is of another kind, or a line is no record; the message has its number.
     """
     path = Path(path)
-    if path.suffix == ".csv":
-        return _read_rows(path)
-    if path.suffix not in (".jsonl", ".ndjson"):
-        raise ValueError(f"`path` must end in .jsonl, .ndjson or .csv. Got {path.name}.")
+    suffix = path.suffix.lower()
+    if suffix in _DELIMITERS:
+        return _read_rows(path, _DELIMITERS[suffix])
+    if suffix not in (".jsonl", ".ndjson"):
+        raise ValueError(f"{path} must end in .jsonl, .ndjson, .csv or .tsv, which says what it is.")
     return read_objects(path)
 
 
-def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _read_rows(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(MAX_LINE)  # that of Python is 131,072
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
+            names = [*(reader.fieldnames or ())]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"it has the column {twice[0]!r} twice")
             for record in reader:
                 if None in record or None in record.values():
-                    raise ValueError(f"it must have {len(reader.fieldnames or ())} fields")
+                    raise ValueError(f"it must have {len(names)} fields")
                 yield record
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 ({error}).") from None
