@@ -94,7 +94,7 @@ LABELS = RecordFormat("jsonl", {"text": Field("body"), "labels": Field("labels",
     [
         (b"[1]", FORMAT, "3: line 3: it must be a JSON object, and is a list"),
         (b'{"id": 7}', FORMAT, "7: line 3: it has no field 'text'; it has 'id'"),
-        (b'{"text": null}', FORMAT, "3: line 3: its 'text' must be a string, and is a null"),
+        (b'{"text": null}', FORMAT, "3: line 3: its 'text' must be a string, and is null"),
         (b'{"text": "a", "id": 1.0}', FORMAT, "3: line 3: its 'id' must be a string or an integer, and is a number"),
         (b'{"text": "a", "id": true}', FORMAT, "3: line 3: its 'id' must be a string or an integer, and is a boolean"),
         (
@@ -166,14 +166,8 @@ def test_a_table_is_cut_between_rows(tmp_path: Path, part_bytes: int) -> None:
     assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == expected
     out = io.BytesIO()
     with (tmp_path / "in.jsonl").open("rb") as file:
-        run_stream(
-            batch_task.load(),
-            file,
-            out,
-            format=TABLE,
-            on_failure=lambda line: pytest.fail(line.decode()),
-            block_bytes=part_bytes,
-        )
+        failed = lambda line: pytest.fail(line.decode())
+        run_stream(batch_task.load(), file, out, format=TABLE, on_failure=failed, block_bytes=part_bytes)
     assert out.getvalue() == (tmp_path / "out.jsonl").read_bytes()
 
 

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -386,6 +387,10 @@ def test_to_a_terminal_as_it_is_generated(run: Run, monkeypatch: pytest.MonkeyPa
         ("zero-shot 7 -m demo", "Give the labels"),
         ("zero-shot 7 -m demo --labels a --hypothesis-template x", "--hypothesis-template must contain {}"),
         ("zero-shot 7 -m demo --labels @nowhere.txt", "nowhere.txt cannot be read"),
+        ("generate 7 -m demo --do-sample --seed 99999999999999999999", "--seed must be from 0 to 4294967295"),
+        ("score 7 -m demo --target a --targets-field b", "Give --target or --targets-field, not both"),
+        ("score 7 -m demo --target a --agg max", "--agg is for several targets"),
+        ("answer 7 -m demo --question 7 --max-seq-len 0", "--max-seq-len must be at least 1. Got 0"),
         ("zero-shot 7 -m demo --labels []", "--labels"),
         ("zero-shot 7 -m demo --labels a,,b", "a text of the list is empty: is there a comma too many?"),
         ("zero-shot 7 -m demo --labels a,b,a", "The labels must differ. 'a' is there twice"),
@@ -417,6 +422,8 @@ def test_other_errors(run: Run, tmp_path: Path) -> None:
         (("generate", "7", "-m", str(tmp_path / "nowhere")), "There is no folder"),
         (("generate", "nowhere.txt", "-m", "demo"), "nowhere.txt: there is no such file"),
         (("generate", "nowhere.csv", "-m", "demo"), "nowhere.csv: there is no such file"),
+        (("generate", "7", "-m", ""), "Name a checkpoint"),
+        (("generate", "", "-m", "demo"), "its 'text' is empty"),
         (("info", str(tmp_path)), "config.json"),
         (("convert", "demo", "-o", str(tmp_path)), "exists"),
     ]:
@@ -554,3 +561,22 @@ def test_ctrl_c_while_a_command_writes(tmp_path: Path) -> None:
     command = [sys.executable, "-B", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
     assert (done.returncode, done.stderr) == (130, "interrupted.\n")
+
+
+def test_warnings_are_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With options as a shell has them, and no line of somebody's code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        _, out, err = run("generate", "7", "-m", "demo", "--temperature", "0.5", "--seed", "1")
+    assert (out, err.splitlines()) == (
+        "seven\n",
+        [
+            "warning: --temperature 0.5 has no effect without --do-sample.",
+            "warning: --seed has no effect without --do-sample.",
+        ],
+    )
+    _, _, err = run("generate", "7" * 40, "-m", "demo")
+    assert err.startswith("warning: 1 of 1 texts have more than the model's 32 tokens: 10 tokens were dropped.")
+    assert "--no-truncation makes it an error" in err
+    _, _, err = run("generate", "7" * 40, "-m", "demo", "--no-truncation")
+    assert err == "error: the text has 42 tokens, and the model positions for 32: split it.\n"

@@ -259,6 +259,7 @@ def test_questions_that_are_refused() -> None:
         (dict(question=["Who?"]), "two strings, or two lists"),
         (dict(question=["Who?"], context=["a", "b"]), "equally many"),
         (dict(top_k=0), "at least 1"),
+        (dict(max_seq_len=0), "`max_seq_len` must be at least 1. Got 0"),
     ):
         with pytest.raises(ValueError, match=says):
             ask(**arguments)

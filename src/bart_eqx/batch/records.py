@@ -140,7 +140,7 @@ def _object(line: bytes) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON ({error.msg} at character {error.pos + 1})") from None
     if not isinstance(fields, dict):
-        raise ValueError(f"it must be a JSON object, and is a {_json_type(fields)}")
+        raise ValueError(f"it must be a JSON object, and is {_json_type(fields)}")
     return fields
 
 
@@ -173,7 +173,7 @@ def _id(fields: Mapping[str, Any], key: str, number: int, format: RecordFormat) 
         raise ValueError(f"it has no field {key!r}")
     value = fields[key]
     if type(value) not in (str, int):
-        raise ValueError(f"its {key!r} must be a string or an integer, and is a {_json_type(value)}")
+        raise ValueError(f"its {key!r} must be a string or an integer, and is {_json_type(value)}")
     return value
 
 
@@ -189,7 +189,7 @@ def _has(fields: Mapping[str, Any], field: Field) -> bool:
         valid = isinstance(value, list) and all(isinstance(each, str) for each in value)
     if not valid:
         wanted = "a string" if field.type == "string" else "a list of strings"
-        raise ValueError(f"its {field.name!r} must be {wanted}, and is a {_json_type(value)}")
+        raise ValueError(f"its {field.name!r} must be {wanted}, and is {_json_type(value)}")
     texts = value if isinstance(value, list) else [value]
     if not field.blank and not all(text.strip() for text in texts):
         raise ValueError(f"its {field.name!r} {'is' if field.type == 'string' else 'has a text that is'} empty")
@@ -198,8 +198,8 @@ def _has(fields: Mapping[str, Any], field: Field) -> bool:
 
 def _json_type(value: object) -> str:
     names: Mapping[type, str] = {
-        **{dict: "object", list: "list", str: "string", bool: "boolean"},
-        **{int: "number", float: "number", type(None): "null"},
+        **{dict: "an object", list: "a list", str: "a string", bool: "a boolean"},
+        **{int: "a number", float: "a number", type(None): "null"},
     }
     return names[type(value)]
 

@@ -64,6 +64,8 @@ def _resolve(
     """A path on this machine; or a repository on the Hub, its revision, and its subfolder."""
     if subfolder is not None and (PurePosixPath(subfolder).is_absolute() or ".." in PurePosixPath(subfolder).parts):
         raise SourceNotFoundError(f"`subfolder` must be inside {str(source)!r}. Got {subfolder!r}.")
+    if not str(source).strip():
+        raise SourceNotFoundError(f"Name a checkpoint: a folder, or an id on the Hub. Got {str(source)!r}.")
     path = Path(source)
     try:
         path = path.expanduser()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from ..batch import Record, Run
-from .errors import UsageError
+from .errors import UsageError, refuse_blank
 from .files import FileOptions
 from .model_options import ModelOptions, load_task
 from .run_job import run_job
@@ -48,6 +48,9 @@ def answer(
         handle_impossible_answer: "No answer" is an answer too.
         align_to_words: Extend answers to whole words.
     """
+    refuse_blank(question=question)
+    if max_seq_len is not None and max_seq_len < 1:
+        raise UsageError(f"--max-seq-len must be at least 1. Got {max_seq_len}.")
     if top_k < 1 or max_answer_len < 1:
         raise UsageError(f"--top-k and --max-answer-len must be at least 1. Got {top_k} and {max_answer_len}.")
     call = dict(

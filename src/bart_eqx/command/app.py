@@ -7,6 +7,7 @@ from cyclopts import App, ArgumentCollection, CycloptsError, UnknownOptionError
 from .. import __version__
 from ..process import escape_what_a_terminal_cannot_show
 from .errors import UsageError, one_line, refusal_of
+from .warning_lines import warning_lines
 
 
 _HELP = "BART from a shell: text in, text out, over any checkpoint."
@@ -86,6 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
     """
     escape_what_a_terminal_cannot_show()
     tokens = sys.argv[1:] if arguments is None else arguments
+    with warning_lines():
+        return _run(tokens)
+
+
+def _run(tokens: list[str]) -> int:
     try:
         app = build(_command_of(tokens))
         return app(tokens, exit_on_error=False, print_error=False, result_action="return_value") or 0

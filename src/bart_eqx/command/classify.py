@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from ..batch import Record, Run
 from ..text.hypotheses import check_labels, check_template
-from .errors import UsageError, as_options
+from .errors import UsageError, as_options, refuse_blank
 from .files import FileOptions
 from .list_options import TextList
 from .model_options import ModelOptions, load_task
@@ -46,6 +46,7 @@ def classify(
         function_to_apply: From logits to scores; by default what the checkpoint says.
         truncation: Drop the end of a text that the model has no positions for (--no-truncation makes it an error).
     """
+    refuse_blank(pair=pair)
     if pair is not None and pair_field is not None:
         raise UsageError("Give --pair or --pair-field, not both.")
     if top_k is not None and top_k < 1:

@@ -22,6 +22,13 @@ def as_options(message: str, names: frozenset[str]) -> str:
     return re.sub(r"`(\w+)`", lambda match: option(match[1]) if match[1] in names else match[0], message)
 
 
+def refuse_blank(**options: str | None) -> None:
+    """Raises `UsageError` if one of these texts is given, and empty."""
+    for name, text in options.items():
+        if text is not None and not text.strip():
+            raise UsageError(f"{option(name)} is empty.")
+
+
 def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 

@@ -6,12 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..batch import Record, Run
+from .errors import UsageError
 from .files import FileOptions
 from .generation_options import SamplingOptions, SearchOptions, TokenOptions, options_of
 from .list_options import TextList
 from .model_options import ModelOptions, check_generation, load_task
 from .run_job import run_job
 from .tasks import Job, best_and_all, nonblank
+
+
+_SEEDS = 2**32  # that are different keys of JAX
 
 
 def summarize(
@@ -138,6 +142,8 @@ def load_generator(source: str, options: Mapping[str, Any]) -> Run:
 def _load(cls: Any, source: str, options: Mapping[str, Any]) -> GeneratedTexts:
     import jax
 
+    if options["seed"] is not None and not 0 <= options["seed"] < _SEEDS:
+        raise UsageError(f"--seed must be from 0 to {_SEEDS - 1}. Got {options['seed']}.")
     key = None if options["seed"] is None else jax.random.key(options["seed"])
     task = load_task(cls, source, options["model"], prefix=options["prefix"], **options["generation"])
     check_generation(task, task.generation_options | ({} if key is None else dict(key=key)))

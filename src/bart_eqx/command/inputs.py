@@ -108,7 +108,7 @@ def _file(arguments: tuple[str, ...]) -> Path | None:
 
 def _names_a_file(argument: str) -> bool:
     try:
-        return FILE_NAME.fullmatch(argument) is not None or Path(argument).exists()
+        return FILE_NAME.fullmatch(argument) is not None or (argument != "" and Path(argument).exists())
     except (OSError, ValueError):  # a text that is no path
         return False
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ..batch import Record, Run
+from .errors import UsageError, refuse_blank
 from .files import FileOptions
 from .model_options import ModelOptions, load_task
 from .run_job import run_job
@@ -40,6 +41,11 @@ def score(
         agg: The mean of their scores, or the largest.
         truncation: Drop the end of a text that the model has no positions for (--no-truncation makes it an error).
     """
+    refuse_blank(target=target)
+    if target is not None and targets_field is not None:
+        raise UsageError("Give --target or --targets-field, not both.")
+    if agg == "max" and targets_field is None:
+        raise UsageError("--agg is for several targets of a source: --targets-field.")
     if targets_field is not None:
         reads = {"source": nonblank("source"), "targets": nonblank(targets_field, "strings")}
     else:

@@ -10,6 +10,7 @@ from ..batch import Failure, Field, Record, Run
 from .cache import keep_programs
 from .errors import of_one
 from .model_options import ModelOptions
+from .warning_lines import in_a_shell
 
 
 # The module and the function that loads each.
@@ -90,7 +91,7 @@ def of_records(run: Run) -> Run:
         except ValueError as error:
             if len(records) > 1:
                 raise  # its halves are run
-            return [Failure(of_one(str(error)))]
+            return [Failure(in_a_shell(of_one(str(error))))]
 
     return run_and_name
 

@@ -157,6 +157,8 @@ class TrainRun:
         for name in ("save_every", "keep", "evaluate_every", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{option(name)} must be at least 1. Got {value}.")
+        if self.seed >= 2**32:
+            raise UsageError(f"--seed must be less than {2**32}. Got {self.seed}.")
         for name in ("seed", "evaluation_records"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{option(name)} must not be negative. Got {getattr(self, name)}.")

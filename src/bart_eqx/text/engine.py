@@ -52,6 +52,10 @@ class Engine:
         Raises:
             ValueError: as `Tokenizer.tokenize` does; with `truncation=False` if a text does not fit.
         """
+        if truncation is False:
+            rows = self.tokenizer.tokenize(texts, pairs, **options)
+            self._check_lengths(rows)
+            return rows
         rows = self.tokenizer.tokenize(texts, pairs, max_length=self.max_length, truncation=truncation, **options)
         if dropped := [row.truncated for row in rows if row.truncated]:
             logger.warning(
@@ -60,6 +64,13 @@ class Engine:
                 *(len(dropped), len(rows), self.max_length, sum(dropped)),
             )
         return rows
+
+    def _check_lengths(self, rows: Sequence[Tokens]) -> None:
+        for index, row in enumerate(rows):
+            if len(row) > self.max_length:
+                raise ValueError(
+                    f"texts[{index}] has {len(row)} tokens, and the model positions for {self.max_length}: split it."
+                )
 
     def map(self, run_batch: RunBatch[Result], rows: Sequence[Tokens], *, label: str) -> list[Result]:
         """The result of each row.

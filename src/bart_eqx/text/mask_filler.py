@@ -183,15 +183,10 @@ class MaskFiller(AbstractTask):
         return results
 
     def _rows(self, texts: Sequence[str]) -> list[Tokens]:
-        rows = self.engine.tokenizer.tokenize(texts, split_special_tokens=False)
+        rows = self.engine.tokenize(texts, truncation=False, split_special_tokens=False)
         for index, row in enumerate(rows):
             if self._mask_token_id not in row.input_ids:
                 raise ValueError(f"texts[{index}] must contain {self._mask}. Got {texts[index]!r:.80}.")
-            if len(row) > self.engine.max_length:
-                raise ValueError(
-                    f"texts[{index}] has {len(row)} tokens, and the model positions for {self.engine.max_length}. "
-                    "Nothing around a mask is dropped: give a part of the text."
-                )
         return rows
 
     def target_ids(self, targets: Sequence[str]) -> np.ndarray:

@@ -84,6 +84,8 @@ class QuestionAnswerer(AbstractTask):
             for index, text in enumerate(given):
                 if not text.strip():
                     raise ValueError(f"{name}[{index}] is empty.")
+        if max_seq_len is not None and max_seq_len < 1:
+            raise ValueError(f"`max_seq_len` must be at least 1. Got {max_seq_len}.")
         width = min(max_seq_len or 384, self.engine.max_length)
         stride = min(width // 2, 128) if doc_stride is None else doc_stride
         windows = [
