@@ -300,7 +300,7 @@ def test_a_table(run: Run, tmp_path: Path) -> None:
         (gzip.compress(b"7\n"), "is compressed by gzip: unpack it"),
         ("7\n".encode("utf-16"), "is UTF-16: convert it: iconv -f UTF-16 -t UTF-8"),
         (b"PK\x03\x04 and so on", "is a ZIP archive, as .xlsx and .docx files are"),
-        (b'[\n  {"text": "7"}\n]', "begins with [: is it JSON lines"),
+        (b'[\n  {"text": "7"}\n]', "is one JSON list, and JSON lines have an object on each line"),
         (b'\xef\xbb\xbf{"text": "7"}\n', "begins with {: is it JSON lines"),
     ],
 )
@@ -375,6 +375,7 @@ def test_to_a_terminal_as_it_is_generated(run: Run, monkeypatch: pytest.MonkeyPa
         ("generate 7 -m demo --batch-tokens 0", "--batch-tokens must be at least 1"),
         ("generate 7 -m demo --dtype int8", 'Choose from: "float32", "bfloat16", "float16"'),
         ("generate 7 -m demo -o out.txt", "--output writes JSON lines"),
+        ("generate 7 -m demo -o out.csv", "--output writes JSON lines: name it .jsonl"),
         ("generate 7 -m demo --id id", "--id is for JSON lines"),
         ("generate 7 -m demo --from jsonl", "Arguments are texts"),
         ("generate 7 -m demo --shard 0/2", "--shard is for a file"),
@@ -403,6 +404,7 @@ def test_to_a_terminal_as_it_is_generated(run: Run, monkeypatch: pytest.MonkeyPa
         ("fill 7<mask> -m demo --top-k 0", "--top-k must be at least 1"),
         ("classify 7 -m demo --pair 8 --pair-field p", "Give --pair or --pair-field"),
         ("convert", "Give a SOURCE to convert"),
+        ("convert demo demo2", "There are arguments too many: demo2."),
         ("convert --verify x --dtype float32", "--verify takes no options but --json and --ignore"),
     ],
 )

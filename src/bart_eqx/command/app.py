@@ -2,7 +2,7 @@
 
 import sys
 
-from cyclopts import App, ArgumentCollection, CycloptsError, UnknownOptionError
+from cyclopts import App, ArgumentCollection, CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from .. import __version__
 from ..process import escape_what_a_terminal_cannot_show
@@ -97,6 +97,8 @@ def _run(tokens: list[str]) -> int:
         return app(tokens, exit_on_error=False, print_error=False, result_action="return_value") or 0
     except CycloptsError as error:
         refusal = None
+        if isinstance(error, UnusedCliTokensError):
+            refusal = f"There are arguments too many: {' '.join(error.unused_tokens or ())}."
         if isinstance(error, UnknownOptionError):
             refusal = refusal_of(error.token.keyword or error.token.value)
         _print(f"{refusal or one_line(error)} ({_help_of(tokens)} explains the options.)")

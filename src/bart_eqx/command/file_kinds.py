@@ -29,13 +29,13 @@ def form_of(path: Path) -> str:
     return _FORMS.get(path.suffix.lower(), "text")
 
 
-def check_first_bytes(content: bytes, name: str, *, guessed: bool) -> None:
+def check_first_bytes(content: bytes, name: str, form: str | None) -> None:
     """Refuse what would be read as something that it is not.
 
     Args:
         content: The first bytes of an input.
         name: Of the input, for messages.
-        guessed: Nobody has said that it is text.
+        form: What somebody has said that it is; `None` if it is taken for text.
 
     Raises:
         UsageError: if it is of another kind.
@@ -44,5 +44,10 @@ def check_first_bytes(content: bytes, name: str, *, guessed: bool) -> None:
         if content.startswith(first):
             raise UsageError(f"{name} {kind}: {advice}.")
     start = content.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if (guessed and start.startswith((b"{", b'["', b"[{"))) or re.match(rb"\[\s*[{\"]", start):
-        raise UsageError(f"{name} begins with {chr(start[0])}: is it JSON lines (--from jsonl), or text (--from text)?")
+    if form in (None, "jsonl") and re.match(rb"\[\s*\{", start):
+        raise UsageError(
+            f"{name} is one JSON list, and JSON lines have an object on each line: jq -c '.[]' FILE | bart-eqx ... "
+            "--from jsonl."
+        )
+    if form is None and start.startswith(b"{"):
+        raise UsageError(f"{name} begins with {{: is it JSON lines (--from jsonl), or text (--from text)?")

@@ -61,8 +61,8 @@ class FileOptions:
     def __post_init__(self) -> None:
         if self.part_bytes < 1:
             raise UsageError(f"--part-bytes must be at least 1. Got {self.part_bytes}.")
-        if self.output is not None and (self.to == "text" or self.output.suffix == ".txt"):
-            raise UsageError("--output writes JSON lines. For lines of text, redirect standard output: > FILE.")
+        if self.output is not None and (self.to == "text" or self.output.suffix in (".txt", ".csv", ".tsv")):
+            raise UsageError("--output writes JSON lines: name it .jsonl. For lines of text: --to text > FILE.")
         if self.shard is not None and not re.fullmatch(r"\d+/\d+", self.shard):
             raise UsageError(f"--shard is k/n, such as 3/64. Got {self.shard!r}.")
         if self.ray_workers is None and (self.ray_address, self.ray_cpus, self.ray_gpus) != (None, 1, 0):

@@ -76,7 +76,7 @@ def input_of(job: Job, arguments: tuple[str, ...], options: FileOptions) -> Inpu
         print("Reading a record a line from the terminal. Ctrl-D ends.", file=sys.stderr)
     named = "The input" if file is None else str(file)
     start = b"" if terminal and form != "csv" else _start(file)
-    check_first_bytes(start, named, guessed=options.from_ is None and form == "text")
+    check_first_bytes(start, named, None if options.from_ is None and form == "text" else form)
     kind = form if form in ("jsonl", "csv") else "text"
     table = _table(start, named, file, [*reads.values()], job, options) if kind == "csv" else {}
     format = RecordFormat(kind, reads, options.id, job.writes, **table)
