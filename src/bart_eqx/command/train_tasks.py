@@ -16,6 +16,7 @@ from ..model.conditional_generation import BartForConditionalGeneration
 from ..model.sequence_classification import BartForSequenceClassification
 from ..text import Classifier, TextGenerator, accuracy, rouge
 from ..text.evaluation import column
+from ..text.progress import no_progress
 from ..training import (
     Denoiser,
     DenoisingConfig,
@@ -74,7 +75,7 @@ def train_seq2seq(
         validation = None if held_out is None else examples_of(held_out)
     texts, targets = ([record[field] for record in held_out or ()] for field in fields)
     if targets and score.startswith("rouge"):
-        with counting_from_one():
+        with no_progress(), counting_from_one():
             rouge(targets, targets)  # what it refuses is refused before the first step
     generation = {"max_length": target_length + 1} | search.given()  # and the start token
     if "max_new_tokens" in generation:
