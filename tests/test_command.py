@@ -568,7 +568,7 @@ def test_ctrl_c_while_a_command_writes(tmp_path: Path) -> None:
 def test_warnings_are_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """With options as a shell has them, and no line of somebody's code."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always")
+        warnings.simplefilter("default")
         _, out, err = run("generate", "7", "-m", "demo", "--temperature", "0.5", "--seed", "1")
     assert (out, err.splitlines()) == (
         "seven\n",

@@ -1,6 +1,7 @@
 """The options of `bart-eqx train`, those that all tasks share."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -101,6 +102,9 @@ class TrainRecipe:
     """The rows of a micro-batch are a multiple of this; by default the number of devices that share them."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{option(name)} must be a number that is not negative. Got {value}.")
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and (value <= 0 or (name != "epochs" and value < 1)):

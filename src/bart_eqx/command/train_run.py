@@ -218,7 +218,7 @@ def run_training(
         )
 
     if first:
-        print(_plan(len(task.examples), steps, resolved, recipe), file=sys.stderr)
+        print(plan_line(len(task.examples), steps, resolved, recipe), file=sys.stderr)
     with Interrupt() as interrupted, TrainProgress(resolved.total_steps, task.unit) as progress:
 
         def on_record(record: Mapping[str, Any]) -> None:
@@ -257,7 +257,7 @@ def run_training(
     return status
 
 
-def _plan(records: int, steps: int, recipe: Recipe, given: TrainRecipe) -> str:
+def plan_line(records: int, steps: int, recipe: Recipe, given: TrainRecipe) -> str:
     """How long a run will be, in a line, before it begins."""
     epochs = recipe.total_steps / steps
     line = (

@@ -54,6 +54,8 @@ def keep_settings(folder: Path, task: str, settings: Mapping[str, Any], files: M
     settings = json.loads(json.dumps({name: value for name, value in settings.items() if value is not None}))
     given = {name: path.expanduser().resolve() for name, path in files.items() if path is not None}
     run = {"task": task, "blake3": {name: hash_file(path) for name, path in given.items()}}
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: --output is a folder.")
     is_run = (folder / RUN).exists()
     if not is_run and folder.exists() and any(path.name != SETTINGS for path in folder.iterdir()):
         raise ValueError(f"{folder} has other files: train in another folder.")

@@ -75,7 +75,7 @@ def train_seq2seq(
         validation = None if held_out is None else examples_of(held_out)
     texts, targets = ([record[field] for record in held_out or ()] for field in fields)
     if targets and score.startswith("rouge"):
-        with no_progress(), counting_from_one():
+        with no_progress(), _of(files.validation), counting_from_one():
             rouge(targets, targets)  # what it refuses is refused before the first step
     generation = {"max_length": target_length + 1} | search.given()  # and the start token
     if "max_new_tokens" in generation:
@@ -333,6 +333,7 @@ def _noised(
 def _records(path: Path, *texts: str) -> Iterator[dict[str, Any]]:
     """The records of a file, and a warning if these fields of some are empty."""
     empty: dict[str, list[int]] = {name: [] for name in texts}
+    number = 0
     for number, record in enumerate(read_records(path), 1):
         for name in texts:
             if isinstance(value := record.get(name), str) and not value.strip():
@@ -340,7 +341,7 @@ def _records(path: Path, *texts: str) -> Iterator[dict[str, Any]]:
         yield record
     for name, numbers in empty.items():
         if numbers:
-            found = f"{len(numbers)} records have an empty {name!r}, the first is record {numbers[0]}"
+            found = f"{len(numbers)} of {number} records have an empty {name!r}, the first is record {numbers[0]}"
             print(f"warning: {path}: {found}.", file=sys.stderr)
 
 
@@ -350,6 +351,6 @@ def _of(path: Path | None) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if not str(error).startswith("Record "):
+        if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: {error}") from None
