@@ -19,7 +19,14 @@ def warning_lines() -> Iterator[None]:
     """A block in which warnings, of Python's modules `warnings` and `logging`, are lines on standard error."""
     logger, handler, shown = logging.getLogger("bart_eqx"), _Lines(logging.WARNING), warnings.showwarning
     logger.addHandler(handler)
-    warnings.showwarning = lambda message, *_, **__: _print(str(message))
+    said: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            _print(str(message))
+
+    warnings.showwarning = show
     try:
         yield
     finally:
