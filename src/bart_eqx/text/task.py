@@ -28,6 +28,9 @@ class AbstractTask(abc.ABC):
     advice: ClassVar[Mapping[str, str]] = {}
     """What to do with a model of another class, by its name, where there is more to say than to choose another."""
 
+    example: ClassVar[str] = ""
+    """Where such a model comes from, as the end of a sentence."""
+
     engine: Engine
     model: Any
 
@@ -61,7 +64,7 @@ class AbstractTask(abc.ABC):
 
     @classmethod
     def _advice(cls, name: str, kind: str) -> str:
-        return cls.advice.get(name, f"choose a {kind} that was trained for this task")
+        return cls.advice.get(name, f"choose a {kind} that was trained for this task{cls.example}")
 
     @classmethod
     def from_pretrained(

@@ -31,6 +31,7 @@ class ZeroShotClassifier(AbstractTask):
     """
 
     heads = (BartForSequenceClassification,)
+    example = ", such as bart-large-mnli"
 
     def __init__(self, model: BartForSequenceClassification, tokenizer: Tokenizer, *, batch_tokens: int = 4096):
         """
