@@ -419,8 +419,8 @@ def test_other_errors(run: Run, tmp_path: Path) -> None:
     for arguments, message in [
         (
             ("classify", "7", "-m", "demo"),
-            "demo is a BartForConditionalGeneration. Classifier needs a BartForSequenceClassification: choose a checkpoint "
-            "that was trained for this task, or train it: `bart-eqx train classify`.",
+            "demo is a BartForConditionalGeneration. Classifier needs a BartForSequenceClassification: choose a "
+            "checkpoint that was trained for this task, or train it: `bart-eqx train classify`.",
         ),
         (("generate", "7", "-m", str(tmp_path / "nowhere")), "There is no folder"),
         (("generate", "nowhere.txt", "-m", "demo"), "nowhere.txt: there is no such file"),
