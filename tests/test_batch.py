@@ -1,5 +1,6 @@
 """Files in parts: records, shards, what is refused, and several processes on one output."""
 
+import csv
 import dataclasses
 import errno
 import io
@@ -32,9 +33,11 @@ from bart_eqx.batch import (
     run_stream,
     versions,
 )
+from bart_eqx.batch.csv_rows import header_of
+from bart_eqx.batch.lines import MAX_LINE
 from bart_eqx.batch.output import Output
 from bart_eqx.batch.parts import Scan, read_part
-from bart_eqx.batch.records import MAX_LINE, UnreadRecord, read_records
+from bart_eqx.batch.records import UnreadRecord, read_records
 from batch_task import FORMAT, IDENTITY, contents, run_in as run, write_input
 
 
@@ -91,7 +94,7 @@ LABELS = RecordFormat("jsonl", {"text": Field("body"), "labels": Field("labels",
     [
         (b"[1]", FORMAT, "3: line 3: it must be a JSON object, and is a list"),
         (b'{"id": 7}', FORMAT, "7: line 3: it has no field 'text'; it has 'id'"),
-        (b'{"text": null}', FORMAT, "3: line 3: its 'text' must be a string, and is a null"),
+        (b'{"text": null}', FORMAT, "3: line 3: its 'text' must be a string, and is null"),
         (b'{"text": "a", "id": 1.0}', FORMAT, "3: line 3: its 'id' must be a string or an integer, and is a number"),
         (b'{"text": "a", "id": true}', FORMAT, "3: line 3: its 'id' must be a string or an integer, and is a boolean"),
         (
@@ -146,6 +149,81 @@ def test_plain_text_has_one_text_and_no_fields() -> None:
         RecordFormat("text", {"question": Field("question"), "context": Field("context")})
     with pytest.raises(ValueError, match="no field 'key'"):
         RecordFormat("text", id_field="key")
+
+
+TABLE = RecordFormat("csv", result_fields=("reversed",), columns=("id", "text"))
+
+
+@pytest.mark.parametrize("part_bytes", [1, 60, 2**20])
+def test_a_table_is_cut_between_rows(tmp_path: Path, part_bytes: int) -> None:
+    """And not between the lines of one; in parts and as a stream."""
+    rows = [(f"r{index}", f'a "quoted"\n\n{index}, ' * (index % 4) + "é") for index in range(40)]
+    with (tmp_path / "in.jsonl").open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([("id", "text"), *rows])
+    expected = [{"id": name, "reversed": text[::-1]} for name, text in rows]
+    report = run(tmp_path, format=TABLE, part_bytes=part_bytes)
+    assert report.failed == 0 and (report.parts == 1) == (part_bytes == 2**20)
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == expected
+    out = io.BytesIO()
+    with (tmp_path / "in.jsonl").open("rb") as file:
+        failed = lambda line: pytest.fail(line.decode())
+        run_stream(batch_task.load(), file, out, format=TABLE, on_failure=failed, block_bytes=part_bytes)
+    assert out.getvalue() == (tmp_path / "out.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        (b"1,2,3", "3: line 3: it has 3 fields, and the header names 2"),
+        (b'1,"a"b"c"', "3: line 3: it is not CSV (',' expected after '\"'): is a quotation mark missing"),
+        (b'1,"a\n2,b', "3: line 3: it is not CSV (unexpected end of data): is a quotation mark missing"),
+        (b'1,5" a\n2,7" b', "3: line 3: it is not CSV (new-line character seen in unquoted field"),
+        (b"1,\xff", r"3: line 3: it is not UTF-8 (byte 3: b'\xff'): convert it"),
+    ],
+)
+def test_a_row_that_is_no_record(row: bytes, error: str) -> None:
+    found = read(row, format=TABLE)
+    assert isinstance(found, str) and found.startswith(error)
+
+
+@pytest.mark.parametrize(
+    ("header", "delimiter", "columns"),
+    [
+        (b'\xef\xbb\xbfid,"the text"\r\n1,a\r\n', ",", ("id", "the text")),
+        (b"id\ttext\n", "\t", ("id", "text")),
+        (b'"two\nlines",b\n1,2\n', ",", ("two\nlines", "b")),
+        (b"", ",", "must name the columns, and is empty"),
+        (b"a,b,a\n", ",", "has the column 'a' twice"),
+        (b'"a,b\n1,2\n', ",", "it is not CSV"),
+    ],
+)
+def test_headers(header: bytes, delimiter: str, columns: tuple[str, ...] | str) -> None:
+    if isinstance(columns, tuple):
+        assert header_of(header, delimiter) == columns
+        return
+    with pytest.raises(ValueError, match=columns):
+        header_of(header, delimiter)
+
+
+def test_a_quotation_mark_that_is_not_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found before all of a large file is one row."""
+    monkeypatch.setattr("bart_eqx.batch.parts.MAX_LINE", 100)
+    (tmp_path / "in.jsonl").write_text('id,text\n1,"a\n' + "2,b\n" * 300)
+    with pytest.raises(InputError, match="a quotation mark after line 2 that is not closed"):
+        run(tmp_path, format=TABLE, part_bytes=4)
+
+
+def test_fields_that_may_not_be_blank() -> None:
+    for format, line, error in (
+        (RecordFormat("text", {"text": Field("text", blank=False)}), b" \t\r\n", "3: line 3: it is empty"),
+        (RecordFormat("jsonl", {"t": Field("a", blank=False)}), b'{"a": "\\u3000"}', "3: line 3: its 'a' is empty"),
+        (
+            RecordFormat("jsonl", {"t": Field("a", "strings", blank=False)}),
+            b'{"a": ["b", ""]}',
+            "3: line 3: its 'a' has a text that is empty",
+        ),
+    ):
+        assert read(line, format=format) == error
 
 
 def test_carried_values_that_utf8_cannot_write(tmp_path: Path) -> None:
@@ -222,7 +300,7 @@ def test_parts_are_whole_lines(
 def test_a_line_that_is_too_long_fails_alone_and_is_not_read_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("parts", "records", "stream"):
+    for module in ("parts", "lines", "stream"):
         monkeypatch.setattr(f"bart_eqx.batch.{module}.MAX_LINE", 100)
     (tmp_path / "in.jsonl").write_bytes(b"x" * 100 + b"\n" + b"y" * 1000 + b"\nlast\n")
     report = run(tmp_path, format=RecordFormat("text"))

@@ -1,6 +1,8 @@
 """The shell command, called in this process: what goes in, what comes out, and what is refused."""
 
+import csv
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -8,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -276,6 +279,75 @@ def test_texts_to_a_file(run: Run, tmp_path: Path) -> None:
     assert run(*arguments, "2<mask>", "--overwrite")[0] == 0
 
 
+def test_a_table(run: Run, tmp_path: Path) -> None:
+    """Rows of CSV, of which one spans lines, are what JSON lines with the same fields are; the columns stay."""
+    rows = [("a", "7", "x"), ("b", "1\n5", 'a "b", c'), ("c", "40217", "")]
+    table, lines = tmp_path / "in.csv", tmp_path / "in.jsonl"
+    with table.open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([("id", "text", "note"), *rows])
+    lines.write_text("".join(json.dumps(dict(zip(("id", "text", "note"), row, strict=True))) + "\n" for row in rows))
+    arguments = ("generate", "-m", "demo")
+    status, out, _ = run(*arguments, str(lines))
+    assert status == 0 and run(*arguments, str(table)) == (0, out, "")
+    assert run(*arguments, "--from", "csv", stdin=table.read_text("utf-8-sig"))[1] == out
+    (tmp_path / "in.tsv").write_text("text\tid\n7\ta\n")
+    assert run(*arguments, str(tmp_path / "in.tsv"))[1] == '{"id": "a", "generated_text": "seven", "score": null}\n'
+    assert run(*arguments, str(table), "--part-bytes", "20", "-o", str(tmp_path / "out.jsonl"))[0] == 0
+    assert (tmp_path / "out.jsonl").read_text() == out
+    for options, message in (("--field words", "has no column 'words'. Its first line names id, text, note"),
+                             ("--id key", "has no column 'key'"), ("--field note", "its 'note' is empty")):  # fmt: skip
+        status, _, err = run(*arguments, str(table), *options.split())
+        assert status == (1 if "empty" in message else 2) and message in err, err
+    table.write_text("text,score\n7,1\n")
+    assert "has a column 'score', which the result would replace" in run(*arguments, str(table))[2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (gzip.compress(b"7\n"), "is compressed by gzip: unpack it"),
+        ("7\n".encode("utf-16"), "is UTF-16: convert it: iconv -f UTF-16 -t UTF-8"),
+        (b"PK\x03\x04 and so on", "is a ZIP archive, as .xlsx and .docx files are"),
+        (b'[\n  {"text": "7"}\n]', "is one JSON list, and JSON lines have an object on each line"),
+        (b'\xef\xbb\xbf{"text": "7"}\n', "begins with {: is it JSON lines"),
+    ],
+)
+def test_files_of_other_kinds(run: Run, tmp_path: Path, content: bytes, message: str) -> None:
+    """One line for the file, and not one for each of its lines; nor a text made of what is none."""
+    for name in ("in", "in.txt"):
+        (tmp_path / name).write_bytes(content)
+        status, out, err = run("generate", str(tmp_path / name), "-m", "demo")
+        assert (status, out) == (2, "") and f"{tmp_path / name} {message}" in err and err.count("\n") == 1
+
+
+def test_texts_with_nothing_in_them(run: Run, tmp_path: Path) -> None:
+    """What a model says of nothing is made up: an empty text fails, alone."""
+    status, out, err = run("generate", "-m", "demo", stdin="\n \t\n7\n")
+    assert (status, out) == (1, "\n\nseven\n")
+    assert err == "error: record 1: line 1: it is empty\nerror: record 2: line 2: it is empty\n"
+    assert run("score", " ", "--target", "x", "-m", "demo")[2] == "error: line 1: its 'source' is empty\n"
+    status, out, err = run("score", "-m", "demo", "--from", "jsonl", stdin='{"source": "7", "target": ""}')
+    assert (status, out) == (1, "") and err == "error: record 1: line 1: its 'target' is empty\n"
+    (tmp_path / "in.txt").write_text("")
+    assert run("generate", str(tmp_path / "in.txt"), "-m", "demo") == (0, "", "the input has no records.\n")
+
+
+def test_the_input_is_not_written_to(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("in.jsonl").write_text('{"id": 1}\n')
+    Path("link").symlink_to("in.jsonl")
+    generate = ("generate", "in.jsonl", "-m", "demo")
+    for options in ("-o in.jsonl --overwrite", "-o ./link --overwrite", "--failures in.jsonl", "--failures link"):
+        status, out, err = run(*generate, *options.split())
+        assert (status, out) == (2, "") and "is the input: choose another name" in err, err
+    assert Path("in.jsonl").read_text() == '{"id": 1}\n' and not Path("in.parts").exists()
+    for options, message in (("--failures .", ". is a folder"), ("--failures nowhere/f", "there is no folder nowhere"),
+                             ("-o /dev/null", "/dev/null is not a regular file")):  # fmt: skip
+        status, out, err = run(*generate, *options.split())
+        assert (status, out) == (2, "") and message in err, err
+    assert run(*generate, "--failures", os.devnull) == (1, "", "")
+
+
 def test_to_a_terminal_as_it_is_generated(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     pieces: list[str] = []
@@ -311,6 +383,7 @@ def test_to_a_terminal_as_it_is_generated(run: Run, monkeypatch: pytest.MonkeyPa
         ("generate 7 -m demo --batch-tokens 0", "--batch-tokens must be at least 1"),
         ("generate 7 -m demo --dtype int8", 'Choose from: "float32", "bfloat16", "float16"'),
         ("generate 7 -m demo -o out.txt", "--output writes JSON lines"),
+        ("generate 7 -m demo -o out.csv", "--output writes JSON lines: name it .jsonl"),
         ("generate 7 -m demo --id id", "--id is for JSON lines"),
         ("generate 7 -m demo --from jsonl", "Arguments are texts"),
         ("generate 7 -m demo --shard 0/2", "--shard is for a file"),
@@ -323,8 +396,23 @@ def test_to_a_terminal_as_it_is_generated(run: Run, monkeypatch: pytest.MonkeyPa
         ("zero-shot 7 -m demo", "Give the labels"),
         ("zero-shot 7 -m demo --labels a --hypothesis-template x", "--hypothesis-template must contain {}"),
         ("zero-shot 7 -m demo --labels @nowhere.txt", "nowhere.txt cannot be read"),
+        ("generate 7 -m demo --do-sample --seed 99999999999999999999", "--seed must be from 0 to 4294967295"),
+        ("score 7 -m demo --target a --targets-field b", "Give --target or --targets-field, not both"),
+        ("score 7 -m demo --target a --agg max", "--agg is for several targets"),
+        ("answer 7 -m demo --question 7 --max-seq-len 0", "--max-seq-len must be at least 1. Got 0"),
+        ("zero-shot 7 -m demo --labels []", "--labels"),
+        ("zero-shot 7 -m demo --labels a,,b", "a text of the list is empty: is there a comma too many?"),
+        ("zero-shot 7 -m demo --labels a,b,a", "The labels must differ. 'a' is there twice"),
+        ("zero-shot 7 -m demo --labels a --hypothesis-template {}{}", "--hypothesis-template must have {} once"),
+        ("zero-shot 7 -m demo --labels a --hypothesis-template {label}", "--hypothesis-template must have {} once"),
+        ("generate 7 -m demo --choices []", "the list is empty"),
+        ("generate . -m demo", ". is a folder: give a file"),
+        ("generate a.txt b.txt -m demo", "a.txt is a file, and not the only argument"),
+        ("fill 7<mask> -m demo --targets forty-seven", "Each of --targets must be one token"),
+        ("fill 7<mask> -m demo --top-k 0", "--top-k must be at least 1"),
         ("classify 7 -m demo --pair 8 --pair-field p", "Give --pair or --pair-field"),
         ("convert", "Give a SOURCE to convert"),
+        ("convert demo demo2", "There are arguments too many: demo2."),
         ("convert --verify x --dtype float32", "--verify takes no options but --json and --ignore"),
     ],
 )
@@ -339,10 +427,14 @@ def test_other_errors(run: Run, tmp_path: Path) -> None:
     for arguments, message in [
         (
             ("classify", "7", "-m", "demo"),
-            "demo is a BartForConditionalGeneration. Classifier needs a BartForSequenceClassification: choose",
+            "demo is a BartForConditionalGeneration. Classifier needs a BartForSequenceClassification: choose a "
+            "checkpoint that was trained for this task, or train it: `bart-eqx train classify`.",
         ),
         (("generate", "7", "-m", str(tmp_path / "nowhere")), "There is no folder"),
         (("generate", "nowhere.txt", "-m", "demo"), "nowhere.txt: there is no such file"),
+        (("generate", "nowhere.csv", "-m", "demo"), "nowhere.csv: there is no such file"),
+        (("generate", "7", "-m", ""), "Name a checkpoint"),
+        (("generate", "", "-m", "demo"), "its 'text' is empty"),
         (("info", str(tmp_path)), "config.json"),
         (("convert", "demo", "-o", str(tmp_path)), "exists"),
     ]:
@@ -480,3 +572,22 @@ def test_ctrl_c_while_a_command_writes(tmp_path: Path) -> None:
     command = [sys.executable, "-B", "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
     assert (done.returncode, done.stderr) == (130, "interrupted.\n")
+
+
+def test_warnings_are_lines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With options as a shell has them, and no line of somebody's code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        _, out, err = run("generate", "7", "-m", "demo", "--temperature", "0.5", "--seed", "1")
+    assert (out, err.splitlines()) == (
+        "seven\n",
+        [
+            "warning: --temperature 0.5 has no effect without --do-sample.",
+            "warning: --seed has no effect without --do-sample.",
+        ],
+    )
+    _, _, err = run("generate", "7" * 40, "-m", "demo")
+    assert err.startswith("warning: 1 of 1 texts have more than the model's 32 tokens: 10 tokens were dropped.")
+    assert "--no-truncation makes it an error" in err
+    _, _, err = run("generate", "7" * 40, "-m", "demo", "--no-truncation")
+    assert err == f"error: The text '{'7' * 40}' has 42 tokens, and the model 32 positions: split it.\n"

@@ -180,7 +180,7 @@ def test_records_that_lack_something() -> None:
         evaluate(summarizer, [NUMBERS[0], dict(id=1, text="7")])
     with pytest.raises(ValueError, match="Field 'text' must be str. records\\[0\\] has a int, 7"):
         evaluate(summarizer, [dict(text=7, reference="seven")])
-    with pytest.raises(ValueError, match="Field 'reference' must be str. records\\[0\\] has a list"):
+    with pytest.raises(ValueError, match="Field 'reference' must be str or int. records\\[0\\] has a list"):
         evaluate(summarizer, [dict(text="7", reference=["seven"])], metric="accuracy")
     with pytest.raises(ValueError, match="There are no records"):
         evaluate(summarizer, [])
@@ -255,7 +255,7 @@ def test_wrong_files(tmp_path: Path) -> None:
         run(tmp_path, [])
     with pytest.raises(ValueError, match="in.jsonl, line 2: it is not JSON"):
         run(tmp_path, [NUMBERS[0], "forty-two"])
-    with pytest.raises(ValueError, match=r"records\[1\] has no field 'summary_text'"):
+    with pytest.raises(ValueError, match="record 2 has no field 'summary_text'"):
         run(tmp_path, [WRITTEN[0], NUMBERS[1]])
     with pytest.raises(
         UsageError, match="Name the field with the predictions: --prediction. The first record has id, "
@@ -263,3 +263,20 @@ def test_wrong_files(tmp_path: Path) -> None:
         run(tmp_path, NUMBERS)
     with pytest.raises(FileNotFoundError):
         build("evaluate")(["evaluate", "none.jsonl"], exit_on_error=False, result_action="return_value")
+
+
+def test_a_table_of_predictions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In .csv all values are strings; labels that are integers are the same labels."""
+    (tmp_path / "in.csv").write_text('gold,label\n1,1\n"2",1\n')
+    arguments = ("--reference", "gold", "--json")
+    build("evaluate")(["evaluate", str(tmp_path / "in.csv"), *arguments], result_action="return_value")
+    table = json.loads(capsys.readouterr().out)
+    run(tmp_path, [dict(gold=1, label="1"), dict(gold=2, label="1")], *arguments)
+    assert json.loads(capsys.readouterr().out) == table and table["num_correct"] == 1
+
+
+def test_records_are_counted_from_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="^record 2 has no field 'reference'"):
+        run(tmp_path, [WRITTEN[0], dict(summary_text="x")])
+    with pytest.raises(ValueError, match="^the reference of record 2 must have words"):
+        run(tmp_path, [WRITTEN[0], dict(summary_text="x", reference="?")])

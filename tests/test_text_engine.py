@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_reported(caplog: pytest.LogCaptureFixture) -> None
     rows = engine.tokenize(["a b c d e f g", "a", "a b c d e"])
     assert [len(row) for row in rows] == [6, 3, 6] and [row.truncated for row in rows] == [3, 0, 1]
     assert "2 of 3 texts have more than the model's 6 tokens: 4 tokens were dropped" in caplog.text
-    with pytest.raises(ValueError, match="The text 'a b c d e' has 1 tokens more than fit"):
+    with pytest.raises(ValueError, match="The text 'a b c d e' has 7 tokens, and the model 6 positions: split it"):
         engine.tokenize(["a", "b", "a b c d e"], truncation=False)
     with pytest.raises(ValueError, match="`batch_tokens` must be at least 1"):
         Engine(tokenizer(), 6, batch_tokens=0)
@@ -147,7 +147,7 @@ def test_long_texts_are_cut_at_sentences() -> None:
     assert result.summary_text == " ".join(one.summary_text for one in alone)
     cut = summarizer(text, truncation=True)
     assert len(cut.chunks) == 1 and cut.chunks[0].truncated > 0
-    with pytest.raises(ValueError, match="tokens more than fit"):
+    with pytest.raises(ValueError, match="tokens, and the model 32 positions: split it"):
         summarizer(text, truncation=False)
 
 

@@ -18,6 +18,7 @@ import yaml
 from bart_eqx.command.app import build, main
 from bart_eqx.command.train_options import TrainRecipe
 from bart_eqx.command.train_progress import TrainProgress
+from bart_eqx.command.train_run import plan_line
 from bart_eqx.command.train_settings import keep_settings
 from bart_eqx.command.train_signals import Interrupt
 from bart_eqx.text import Classifier, MaskFiller, TextGenerator, Tokenizer
@@ -51,6 +52,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dict(a=text, b=words, parity=["even", "odd"][int(text) % 2], size=float(text), parts=sorted({*words.split()}))
         for text, words in pairs
     ]
+    broken = ['{"text": "7", "summary": "seven"}', '{"text": "\\ud800", "summary": "eight"}']
+    (folder / "broken.jsonl").write_text("\n".join(broken))
+    (folder / "other.jsonl").write_text('{"a": "7", "parity": "neither"}\n')
+    (folder / "empty.csv").write_text("text,summary\n7,\n8,eight\n")
     for name, part in (("train.jsonl", lines[:24]), ("held.jsonl", lines[24:])):
         (folder / name).write_text("".join(json.dumps(line) + "\n" for line in part))
     (folder / "text.txt").write_text(
@@ -152,7 +157,8 @@ def test_a_run_goes_on(straight: Path, files: Path, seq2seq: Any, monkeypatch: p
         patch.setattr(TrainProgress, "on_record", interrupt)
         status, err = seq2seq("stopped")
     signal.signal(signal.SIGINT, before)
-    assert status == 130 and err == "interrupted after step 2: the same command goes on from there.\n"
+    assert status == 130 and err.splitlines()[-1] == "interrupted after step 2: the same command goes on from there."
+    assert re.match(r"24 records, \d+ steps an epoch, 6 steps in all: .* epochs. Learning rate 0.01 after 0 steps", err)
     assert [path.name for path in (files / "stopped/checkpoints").iterdir()] == ["2"]
     refused: list[tuple[int, str]] = []
     with monkeypatch.context() as patch:
@@ -362,6 +368,15 @@ def test_a_terminal_has_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: p
         ),
         ("classify --label-field summary --problem-type regression", 1, "Record 1 must have a number in its field"),
         ("classify --label-field text --labels 1,2 --problem-type regression", 2, "a regression has none"),
+        ("seq2seq --learning-rate nan", 2, "--learning-rate must be a number that is not negative. Got nan"),
+        ("seq2seq --target-field none", 1, "train.csv: Record 1 must have a text"),
+        ("seq2seq --train broken.jsonl", 1, "broken.jsonl: Record 2 has a lone surrogate"),
+        ("seq2seq --train text.txt", 1, "text.txt must end in .jsonl, .ndjson, .csv or .tsv"),
+        (
+            "classify --label-field parity --field a --train train.jsonl --validation other.jsonl",
+            1,
+            "other.jsonl: Record 1 has the",
+        ),
         ("classify --labels a,a", 2, "--labels must be different from each other"),
         ("denoise --max-length 30", 2, "--max-length must be from 3 to 2"),
         ("denoise --full-stop ...", 2, "--full-stop must be one token. '...' is 3 tokens"),
@@ -372,8 +387,28 @@ def test_a_terminal_has_a_bar(capsys: pytest.CaptureFixture[str], monkeypatch: p
 )
 def test_wrong_arguments(files: Path, train: Train, arguments: str, status: int, message: str) -> None:
     """One line, and no folder that would have to be removed."""
-    found, err = train(*arguments.split(), "--train", "train.csv", "-m", "tiny", "-o", "wrong")
+    given = arguments.split()
+    source = () if "--train" in given else ("--train", "train.csv")
+    found, err = train(*given, *source, "-m", "tiny", "-o", "wrong")
     assert found == status and message in err and err.count("\n") == 1, err
+
+
+def test_what_is_said_before_the_first_step(train: Train) -> None:
+    """Empty texts, and how long a run will be, with what to change; here the folder ends it."""
+    status, err = train("seq2seq", "--train", "empty.csv", "-m", "tiny", "-o", "train.csv")
+    assert status == 1 and err.splitlines() == [
+        "warning: empty.csv: 1 of 2 records have an empty 'summary', the first is record 1.",
+        "error: train.csv is a file: --output is a folder.",
+    ]
+    line = plan_line(300, 11, CNN_DM, TrainRecipe())
+    assert line.startswith("300 records, 11 steps an epoch, 20,000 steps in all: 1,818.2 epochs. Learning rate 3e-05")
+    assert line.endswith("--epochs 3 makes them fit this one.")
+    few = dataclasses.replace(CNN_DM, total_steps=3, warmup_steps=0)
+    assert "--micro 1 makes more of them, of 2,048 tokens instead of 65,536" in plan_line(
+        30, 1, few, TrainRecipe(epochs=3)
+    )
+    small = dataclasses.replace(few, micro=1)
+    assert "--" not in plan_line(9, 1, small, TrainRecipe(total_steps=3))
 
 
 def test_every_field_of_a_recipe_is_an_option() -> None:

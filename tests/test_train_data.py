@@ -163,7 +163,7 @@ def test_records_become_examples(tmp_path: Path, tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("a.txt", "", "must end in .jsonl, .ndjson or .csv. Got a.txt"),
+        ("a.txt", "", "a.txt must end in .jsonl, .ndjson, .csv or .tsv"),
         ("a.jsonl", '{"text": "a", "summary": "b"}\n{"text"\n', "a.jsonl, line 2: it is not JSON"),
         ("a.jsonl", "[1]\n", "a.jsonl, line 1: it must be a JSON object, and is a list"),
         ("a.jsonl", '{"text": "a", "text": "b"}\n', "a.jsonl, line 1: it has 'text' twice"),

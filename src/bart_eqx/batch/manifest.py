@@ -98,7 +98,7 @@ def write_manifest(folder: Path, path: Path, request: Request) -> Manifest:
         OutputError: if the manifest cannot be written.
     """
     size, modified = file_size(path)
-    scan = Scan(path, request.part_bytes)
+    scan = Scan(path, request.part_bytes, quoted=request.format.kind == "csv")
     count = 0
     with atomic_file(folder / PARTS, folder) as file:
         for part in scan.parts():

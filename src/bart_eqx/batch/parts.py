@@ -7,8 +7,9 @@ from pathlib import Path
 from blake3 import blake3
 
 from ..checkpoint.formats.writer import hash_file
+from .csv_rows import QUOTE
 from .errors import InputError
-from .records import MAX_LINE
+from .lines import MAX_LINE
 
 
 _BLOCK = 2**20  # bytes
@@ -41,6 +42,7 @@ class Scan:
     Args:
         path: The file.
         part_bytes: The least size of a part; the last one may be smaller.
+        quoted: Whether line breaks between quotation marks are no ends of lines, as in CSV.
     """
 
     size: int
@@ -48,18 +50,19 @@ class Scan:
     blake3: str
     """The hash of all bytes, once all parts are read."""
 
-    def __init__(self, path: Path, part_bytes: int):
+    def __init__(self, path: Path, part_bytes: int, *, quoted: bool = False):
         self._path = path
         self._part_bytes = part_bytes
+        self._quoted = quoted
 
     def parts(self) -> Iterator[Part]:
         """The parts, in order.
 
         Raises:
-            InputError: if the file cannot be read.
+            InputError: if the file cannot be read, or a quotation mark is never closed.
         """
         whole, own = blake3(), blake3()
-        index = start = end = lines = 0
+        index = start = end = lines = quotes = 0
         first_line = 1
         for block in _blocks(self._path):
             whole.update(block)
@@ -68,15 +71,23 @@ class Scan:
                 # The newline that brings the part to its size.
                 missing = max(self._part_bytes - (end - start) - 1, 0)
                 newline = block.find(b"\n", position + missing)
+                while self._quoted and newline >= 0 and (quotes + block.count(QUOTE, position, newline)) % 2:
+                    newline = block.find(b"\n", newline + 1)
                 stop = len(block) if newline < 0 else newline + 1
                 own.update(memoryview(block)[position:stop])
                 lines += block.count(b"\n", position, stop)
+                quotes += block.count(QUOTE, position, stop) if self._quoted else 0
                 end += stop - position
                 position = stop
                 if newline < 0:
                     break
                 yield Part(index, start, end, first_line, own.hexdigest())
-                index, start, first_line, own = index + 1, end, lines + 1, blake3()
+                index, start, first_line, own, quotes = index + 1, end, lines + 1, blake3(), 0
+            if self._quoted and quotes % 2 and end - start > self._part_bytes + MAX_LINE:
+                raise InputError(
+                    f"{self._path} has a quotation mark after line {first_line} that is not closed: double those "
+                    "that are text."
+                )
         if end > start:
             yield Part(index, start, end, first_line, own.hexdigest())
         self.size, self.blake3 = end, whole.hexdigest()

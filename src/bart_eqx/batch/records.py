@@ -1,4 +1,4 @@
-"""Records: the lines of an input, JSON objects or plain texts, and the line that is written for each."""
+"""Records: the lines of an input, objects, rows of a table or texts, and the line that is written for each."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..checkpoint.formats.json import strict_json
+from .csv_rows import fields_of, joined_rows
+from .lines import content_of, decoded
 
 
-MAX_LINE = 2**26  # bytes. A line is held in memory whole
 _ENCODER, _ASCII_ENCODER = (json.JSONEncoder(ensure_ascii=ascii, allow_nan=False) for ascii in (False, True))
 
 
@@ -21,11 +22,13 @@ class Field:
         name: Its name in the objects.
         type: `"string"`, or `"strings"` for a list of them.
         required: Whether every object must have it.
+        blank: Whether its texts may be empty, or white space alone.
     """
 
     name: str
     type: Literal["string", "strings"] = "string"
     required: bool = True
+    blank: bool = True
 
 
 @dataclass(frozen=True)
@@ -33,17 +36,22 @@ class RecordFormat:
     """How lines are read.
 
     Args:
-        kind: `"jsonl"`: a JSON object in each line; blank lines are skipped. `"text"`: each line is a text.
+        kind: `"jsonl"`: a JSON object in each line; `"csv"`: a header, and rows; blank lines of both are skipped.
+            `"text"`: each line is a text.
         fields: The task's inputs by name, each with the field of the object that holds it. For plain text there is one.
         id_field: The field that identifies a record, a string or an integer. By default `id` if a record has it, and
             otherwise its line number.
         result_fields: The fields that the task writes. An object that has one of them is refused.
+        columns: Of CSV, the names in the header (`csv_rows.header_of`), which is the first row.
+        delimiter: Of CSV, what is between two fields.
     """
 
-    kind: Literal["jsonl", "text"]
+    kind: Literal["jsonl", "csv", "text"]
     fields: Mapping[str, Field] = field(default_factory=lambda: {"text": Field("text")})
     id_field: str | None = None
     result_fields: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
+    delimiter: str = ","
 
     def __post_init__(self) -> None:
         if self.kind == "text" and [each.type for each in self.fields.values()] != ["string"]:
@@ -52,6 +60,8 @@ class RecordFormat:
             )
         if self.kind == "text" and self.id_field is not None:
             raise ValueError(f"A line of plain text has no field {self.id_field!r}: give JSON objects.")
+        if (self.kind == "csv") != (self.columns is not None):
+            raise ValueError("`columns` are those of CSV, and CSV needs them.")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,12 +104,13 @@ def read_records(lines: Iterable[tuple[int, bytes]], format: RecordFormat) -> It
     """The records of some lines.
 
     Args:
-        lines: Pairs of a line number and the line. A line of more than `MAX_LINE` bytes may be cut after one more.
+        lines: Pairs of a line number and the line. A line of more than `MAX_LINE` bytes may be cut after one more. CSV
+            starts at the beginning of a row.
         format: How they are read.
     """
-    for number, line in lines:
-        line = _content(number, line)
-        if format.kind == "jsonl" and not line.strip():
+    for number, line in joined_rows(lines) if format.kind == "csv" else lines:
+        line = content_of(number, line)
+        if (format.kind != "text" and not line.strip()) or (format.kind == "csv" and number == 1):
             continue
         yield _read(number, line, format)
 
@@ -113,7 +124,7 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            line = _content(number, line)
+            line = content_of(number, line)
             if not line.strip():
                 continue
             try:
@@ -122,31 +133,14 @@ def read_objects(path: Path) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{path}, line {number}: {error}") from None
 
 
-def _content(number: int, line: bytes) -> bytes:
-    """A line without its end, and the first without a byte order mark."""
-    line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
-    return line.removesuffix(b"\n").removesuffix(b"\r")
-
-
-def _text(line: bytes) -> str:
-    """Raises `ValueError` with the reason if the line is too long, or not UTF-8."""
-    if len(line) > MAX_LINE:
-        raise ValueError(f"it has more than {MAX_LINE:,} bytes")
-    try:
-        return line.decode()
-    except UnicodeDecodeError as error:
-        wrong = line[error.start : error.start + 1]
-        raise ValueError(f"it is not UTF-8 (byte {error.start + 1}: {wrong!r})") from None
-
-
 def _object(line: bytes) -> dict[str, Any]:
     """Raises `ValueError` with the reason if the line is not a JSON object."""
     try:
-        fields = strict_json(_text(line))
+        fields = strict_json(decoded(line))
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON ({error.msg} at character {error.pos + 1})") from None
     if not isinstance(fields, dict):
-        raise ValueError(f"it must be a JSON object, and is a {_json_type(fields)}")
+        raise ValueError(f"it must be a JSON object, and is {_json_type(fields)}")
     return fields
 
 
@@ -154,8 +148,12 @@ def _read(number: int, line: bytes, format: RecordFormat) -> Record | UnreadReco
     name: str | int = number
     try:
         if format.kind == "text":
-            return Record(number, number, {next(iter(format.fields)): _text(line)}, {"id": number})
-        fields = _object(line)
+            (argument, own), *_ = format.fields.items()
+            text = decoded(line)
+            if not own.blank and not text.strip():
+                raise ValueError("it is empty")
+            return Record(number, number, {argument: text}, {"id": number})
+        fields = _object(line) if format.columns is None else fields_of(decoded(line), format.columns, format.delimiter)
         key = format.id_field or "id"
         name = _id(fields, key, number, format)
         inputs = {argument: fields[each.name] for argument, each in format.fields.items() if _has(fields, each)}
@@ -175,7 +173,7 @@ def _id(fields: Mapping[str, Any], key: str, number: int, format: RecordFormat) 
         raise ValueError(f"it has no field {key!r}")
     value = fields[key]
     if type(value) not in (str, int):
-        raise ValueError(f"its {key!r} must be a string or an integer, and is a {_json_type(value)}")
+        raise ValueError(f"its {key!r} must be a string or an integer, and is {_json_type(value)}")
     return value
 
 
@@ -191,14 +189,17 @@ def _has(fields: Mapping[str, Any], field: Field) -> bool:
         valid = isinstance(value, list) and all(isinstance(each, str) for each in value)
     if not valid:
         wanted = "a string" if field.type == "string" else "a list of strings"
-        raise ValueError(f"its {field.name!r} must be {wanted}, and is a {_json_type(value)}")
+        raise ValueError(f"its {field.name!r} must be {wanted}, and is {_json_type(value)}")
+    texts = value if isinstance(value, list) else [value]
+    if not field.blank and not all(text.strip() for text in texts):
+        raise ValueError(f"its {field.name!r} {'is' if field.type == 'string' else 'has a text that is'} empty")
     return True
 
 
 def _json_type(value: object) -> str:
     names: Mapping[type, str] = {
-        **{dict: "object", list: "list", str: "string", bool: "boolean"},
-        **{int: "number", float: "number", type(None): "null"},
+        **{dict: "an object", list: "a list", str: "a string", bool: "a boolean"},
+        **{int: "a number", float: "a number", type(None): "null"},
     }
     return names[type(value)]
 

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from .records import MAX_LINE, RecordFormat
+from .csv_rows import QUOTE
+from .lines import MAX_LINE
+from .records import RecordFormat
 from .run_records import Run, run_lines
 
 
@@ -38,7 +40,8 @@ def run_stream(
         OSError: if the output cannot be written; a `BrokenPipeError` if its reader has closed it.
     """
     records = failed = 0
-    for block in _blocks(input, min(block_bytes, largest_block_bytes), largest_block_bytes):
+    largest = largest_block_bytes
+    for block in _blocks(input, min(block_bytes, largest), largest, quoted=format.kind == "csv"):
         lines = run_lines(run, block, format)
         output.write(b"".join(lines.results))
         output.flush()
@@ -48,17 +51,19 @@ def run_stream(
     return records, failed
 
 
-def _blocks(input: BinaryIO, wanted: int, largest: int) -> Iterator[list[tuple[int, bytes]]]:
+def _blocks(input: BinaryIO, wanted: int, largest: int, *, quoted: bool) -> Iterator[list[tuple[int, bytes]]]:
+    """Lines that are computed together; of CSV, whole rows."""
     block: list[tuple[int, bytes]] = []
-    number = size = 0
+    number = size = quotes = 0
     while line := input.readline(MAX_LINE + 1):
         number += 1
         block.append((number, line))
         size += len(line)
+        quotes += line.count(QUOTE)
         while line and not line.endswith(b"\n") and len(line) > MAX_LINE:  # the rest of a line that is too long
             line = input.readline(MAX_LINE + 1)
-        if size >= wanted:
+        if size >= wanted and not (quoted and quotes % 2 and size < MAX_LINE):
             yield block
-            block, size, wanted = [], 0, min(2 * wanted, largest)
+            block, size, quotes, wanted = [], 0, 0, min(2 * wanted, largest)
     if block:
         yield block

@@ -72,6 +72,8 @@ def _resolve(
     source: str | Path, revision: str | None, subfolder: str | None
 ) -> Path | tuple[str, str | None, str | None]:
     """A path on this machine; or a repository on the Hub, its revision, and its subfolder."""
+    if not str(source).strip():
+        raise SourceNotFoundError(f"Name a checkpoint: a folder, or an id on the Hub. Got {str(source)!r}.")
     path = Path(source)
     try:
         path = path.expanduser()

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ..batch import Field, Record, Run
-from .errors import UsageError
+from ..batch import Record, Run
+from .errors import UsageError, refuse_blank
 from .files import FileOptions
 from .model_options import ModelOptions, load_task
 from .run_job import run_job
-from .tasks import Job, best_and_all
+from .tasks import Job, best_and_all, nonblank
 
 
 def answer(
@@ -49,6 +49,9 @@ def answer(
         handle_impossible_answer: "No answer" is an answer too.
         align_to_words: Extend answers to whole words.
     """
+    refuse_blank(question=question)
+    if max_seq_len is not None and max_seq_len < 1:
+        raise UsageError(f"--max-seq-len must be at least 1. Got {max_seq_len}.")
     if top_k < 1 or max_answer_len < 1:
         raise UsageError(f"--top-k and --max-answer-len must be at least 1. Got {top_k} and {max_answer_len}.")
     call = dict(
@@ -59,7 +62,7 @@ def answer(
         handle_impossible_answer=handle_impossible_answer,
         align_to_words=align_to_words,
     )
-    reads = {"context": Field("context")} | ({"question": Field(question_field)} if question is None else {})
+    reads = {"context": nonblank("context")} | ({"question": nonblank(question_field)} if question is None else {})
     writes = ("answer", "start", "end", "score", *(() if top_k == 1 else ("results",)))
     job = Job("answer", model, dict(question=question, call=call), reads, writes, lambda result: result["answer"])
     return run_job(job, texts, files or FileOptions())

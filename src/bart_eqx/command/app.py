@@ -2,11 +2,12 @@
 
 import sys
 
-from cyclopts import App, ArgumentCollection, CycloptsError, UnknownOptionError
+from cyclopts import App, ArgumentCollection, CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from .. import __version__
 from ..process import escape_unencodable_output
 from .errors import UsageError, one_line, refusal_of
+from .warning_lines import warning_lines
 
 
 _HELP = "BART from a shell: text in, text out, over any checkpoint."
@@ -86,11 +87,18 @@ def main(arguments: list[str] | None = None) -> int:
     """
     escape_unencodable_output()
     tokens = sys.argv[1:] if arguments is None else arguments
+    with warning_lines():
+        return _run(tokens)
+
+
+def _run(tokens: list[str]) -> int:
     try:
         app = build(_command_of(tokens))
         return app(tokens, exit_on_error=False, print_error=False, result_action="return_value") or 0
     except CycloptsError as error:
         refusal = None
+        if isinstance(error, UnusedCliTokensError):
+            refusal = f"There are arguments too many: {' '.join(error.unused_tokens or ())}."
         if isinstance(error, UnknownOptionError):
             refusal = refusal_of(error.token.keyword or error.token.value)
         _print(f"{refusal or one_line(error)} ({_help_of(tokens)} explains the options.)")

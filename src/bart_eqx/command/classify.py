@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ..batch import Field, Record, Run
-from .errors import UsageError
+from ..batch import Record, Run
+from ..text.hypotheses import check_labels, check_template
+from .errors import UsageError, as_options, refuse_blank
 from .files import FileOptions
 from .list_options import TextList
 from .model_options import ModelOptions, load_task
 from .run_job import run_job
-from .tasks import Job, best_and_all
+from .tasks import Job, best_and_all, nonblank
 
 
 _WRITES = ("label", "score", "results")
@@ -45,6 +46,7 @@ def classify(
         function_to_apply: From logits to scores; by default that of the checkpoint.
         truncation: Drop the end of a text that the model has no positions for (--no-truncation makes it an error).
     """
+    refuse_blank(pair=pair)
     if pair is not None and pair_field is not None:
         raise UsageError("Give --pair or --pair-field, not both.")
     if top_k is not None and top_k < 1:
@@ -56,7 +58,7 @@ def classify(
         top_k=top_k,
         truncation=truncation,
     )
-    reads = {"text": Field("text")} | ({} if pair_field is None else {"pair": Field(pair_field)})
+    reads = {"text": nonblank("text")} | ({} if pair_field is None else {"pair": nonblank(pair_field)})
     job = Job("classify", model, options, reads, _WRITES, lambda result: result["label"])
     return run_job(job, texts, files or FileOptions())
 
@@ -94,10 +96,14 @@ def zero_shot(
     """
     if (labels is None) == (labels_field is None):
         raise UsageError("Give the labels: --labels A,B,... for all texts, or --labels-field for those of each record.")
-    if hypothesis_template.format("") == hypothesis_template:
-        raise UsageError(f"--hypothesis-template must contain {{}}. Got {hypothesis_template!r}.")
+    try:
+        check_template(hypothesis_template)
+        if labels is not None:
+            check_labels(labels)
+    except ValueError as error:
+        raise UsageError(as_options(str(error), frozenset({"hypothesis_template"}))) from None
     call = dict(multi_label=multi_label, hypothesis_template=hypothesis_template, truncation=truncation)
-    reads = {"text": Field("text")} | ({} if labels_field is None else {"labels": Field(labels_field, type="strings")})
+    reads = {"text": nonblank("text")} | ({} if labels_field is None else {"labels": nonblank(labels_field, "strings")})
     options = dict(labels=labels, call=call)
     job = Job("zero-shot", model, options, reads, _WRITES, lambda result: result["label"])
     return run_job(job, texts, files or FileOptions())
@@ -132,7 +138,8 @@ class ZeroShotClasses:
 
     def __call__(self, records: Sequence[Record]) -> list[Any]:
         texts = [record.inputs["text"] for record in records]
-        labels = self.options["labels"] or [record.inputs["labels"] for record in records]
+        same = self.options["labels"]
+        labels = [record.inputs["labels"] for record in records] if same is None else same
         return [best_and_all(each) for each in self.task(texts, labels, **self.options["call"])]
 
 

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from ..batch import Field, Record, Run
+from ..batch import Record, Run
 from .files import FileOptions
 from .model_options import ModelOptions, load_task
 from .run_job import run_job
-from .tasks import Job
+from .tasks import Job, nonblank
 
 
 def embed(
@@ -41,7 +41,7 @@ def embed(
     """
     options = dict(pooling=pooling, normalize_embeddings=normalize_embeddings, truncation=truncation)
     text = lambda result: " ".join(map(repr, result["embedding"]))
-    job = Job("embed", model, options, {"text": Field("text")}, ("embedding",), text)
+    job = Job("embed", model, options, {"text": nonblank("text")}, ("embedding",), text)
     return run_job(job, texts, files or FileOptions())
 
 

@@ -1,6 +1,8 @@
 """Errors of the command, in one line and in the names of its options."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 
 class UsageError(Exception):
@@ -18,6 +20,13 @@ def one_line(error: BaseException) -> str:
 def as_options(message: str, names: frozenset[str]) -> str:
     """A message with these Python arguments written as options of the shell."""
     return re.sub(r"`(\w+)`", lambda match: option(match[1]) if match[1] in names else match[0], message)
+
+
+def refuse_blank(**options: str | None) -> None:
+    """Raises `UsageError` if one of these texts is given, and empty."""
+    for name, text in options.items():
+        if text is not None and not text.strip():
+            raise UsageError(f"{option(name)} is empty.")
 
 
 def option(name: str) -> str:
@@ -39,3 +48,18 @@ def refusal_of(keyword: str) -> str | None:
     except (TypeError, ValueError) as error:
         return one_line(error).replace(f"`{name}=True`", option(name)).replace(f"`{name}`", option(name))
     return None
+
+
+@contextlib.contextmanager
+def counting_from_one() -> Iterator[None]:
+    """In errors of a block, `records[3]` is record 4, as lines of a file are counted."""
+    try:
+        yield
+    except ValueError as error:
+        message = re.sub(
+            r"\b(records|texts|references)\[(\d+)\]", lambda m: f"{_COUNTED[m[1]]} {int(m[2]) + 1}", str(error)
+        )
+        raise ValueError(message) from None
+
+
+_COUNTED = {"records": "record", "texts": "the text of record", "references": "the reference of record"}

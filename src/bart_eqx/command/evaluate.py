@@ -10,7 +10,8 @@ from cyclopts import Parameter
 
 from ..batch.records import read_objects
 from .cache import keep_programs
-from .errors import UsageError
+from .errors import UsageError, counting_from_one
+from .file_kinds import form_of
 from .generation_options import SearchOptions, TokenOptions
 from .list_options import TextList
 from .model_options import ModelOptions, check_generation, load_task
@@ -60,7 +61,7 @@ def evaluate(
         bart-eqx evaluate in.jsonl --reference highlights --task summarize --field article -m bart-large-cnn --beams 4
 
     Args:
-        file: A JSON object on each line.
+        file: A JSON object on each line; or a .csv or .tsv file, whose first row names the columns.
         reference: The field with the right text or label; for ROUGE, it may hold a list of texts.
         prediction: The field with the prediction; by default summary_text, generated_text, label or answer.
         metric: rouge or accuracy; by default ROUGE of texts, and accuracy of labels, choices and answers.
@@ -73,14 +74,15 @@ def evaluate(
     """
     if (task is None) != (model is None):
         raise UsageError("Give --task and --model together, or neither, where the file has predictions.")
-    records = list(read_objects(file))
+    records = _records(file)
     if not records:
         raise ValueError(f"{file} has no records.")
     if task is None or model is None:
         given = dict(pair_field=pair_field, labels=labels, choices=choices, search=search, tokens=tokens)
         if named := [name for name, value in given.items() if value is not None]:
             raise UsageError(f"{_OPTIONS[named[0]]} for --task. Without it, the file has the predictions.")
-        result = _compared(records, prediction, reference, metric)
+        with counting_from_one():
+            result = _compared(records, prediction, reference, metric)
     else:
         if prediction is not None:
             raise UsageError("Give --prediction or --task, not both.")
@@ -90,8 +92,19 @@ def evaluate(
         loaded = _load(task, model, {name: value for each in chosen for name, value in each.items()}, call)
         from ..text import evaluate as evaluated
 
-        result = evaluated(loaded, records, field=field, pair=pair_field, reference=reference, metric=metric, **call)
+        fields = dict(field=field, pair=pair_field, reference=reference)
+        with counting_from_one():
+            result = evaluated(loaded, records, metric=metric, **fields, **call)
     _print(dataclasses.asdict(result), as_json=json)
+
+
+def _records(file: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines, or the rows of a .csv or .tsv file."""
+    if form_of(file) == "csv":
+        from ..training.examples import read_records
+
+        return list(read_records(file))
+    return list(read_objects(file))
 
 
 _OPTIONS = dict(
@@ -106,7 +119,7 @@ _OPTIONS = dict(
 def _compared(
     records: Sequence[Mapping[str, Any]], prediction: str | None, reference: str, metric: Metric | None
 ) -> Any:
-    from ..text.evaluation import column, compare, references_of
+    from ..text.evaluation import column, compare, references_of, texts_of
 
     if prediction is None:
         prediction = next((name for name in _METRICS if name in records[0]), None)
@@ -116,7 +129,8 @@ def _compared(
     metric = metric or _METRICS.get(prediction)
     if metric is None:
         raise UsageError(f"Give --metric rouge or --metric accuracy for the field {prediction!r}.")
-    return compare(column(records, prediction, str), references_of(records, reference, metric), metric)
+    predictions = texts_of(records, prediction) if metric == "accuracy" else column(records, prediction, str)
+    return compare(predictions, references_of(records, reference, metric), metric)
 
 
 def _load(name: str, model: ModelOptions, generation: Mapping[str, Any], call: Mapping[str, Any]) -> "Task":

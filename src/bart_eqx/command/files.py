@@ -1,9 +1,10 @@
 """The options of input and output, with the same rules for every task.
 
-- Arguments are texts. A single argument that is the name of a file, or looks like one (`.jsonl`, `.ndjson`, `.txt`), is
-  a file. No argument, or `-`, is standard input.
-- A file of JSON lines ends in `.jsonl` or `.ndjson`; for other names, and for standard input, there is `--from jsonl`.
-  Otherwise each line is a text; or, with `--from document`, the whole input is one.
+- Arguments are texts. A single argument that is the name of a file, or looks like one (`.jsonl`, `.csv`, `.txt`, ...),
+  is a file. No argument, or `-`, is standard input.
+- A file of JSON lines ends in `.jsonl` or `.ndjson`; a table in `.csv` or `.tsv`, and its first row names the columns;
+  for other names, and for standard input, there is `--from jsonl` or `--from csv`. Otherwise each line is a text; or,
+  with `--from document`, the whole input is one.
 - Results have the form of the input, unless `--to` says otherwise. As text, each input line gives one line, the best
   result. As JSON, a line has the record's id, its other fields, and the fields of the result.
 - `--output` writes JSON lines. A run over a file can be stopped at any time; the same command continues it.
@@ -19,7 +20,7 @@ from cyclopts import Group, Parameter
 from .errors import UsageError
 
 
-Form = Literal["text", "jsonl", "document"]
+Form = Literal["text", "jsonl", "csv", "document"]
 
 _GROUP, _RAY = Group("Input and output", sort_key=1), Group("Ray", sort_key=8)
 
@@ -30,13 +31,14 @@ class FileOptions:
     output: Annotated[Path | None, Parameter(alias="-o")] = None
     """Write JSON lines to this file. If a run over a file was stopped, the same command continues it."""
     from_: Annotated[Form | None, Parameter(name="--from")] = None
-    """The form of the input: a text on each line, a JSON object on each line (default for .jsonl), or one text."""
+    """The form of the input: a text on each line, a JSON object on each line (default for .jsonl), a table (default for
+    .csv and .tsv), or one text."""
     to: Literal["text", "jsonl"] | None = None
     """The form of standard output: the best result on each line, or JSON objects; by default that of the input."""
     field: str | None = None
-    """JSON: the field with the text; by default its name in the task (text, context or source)."""
+    """JSON, CSV: the field with the text; by default its name in the task (text, context or source)."""
     id: str | None = None
-    """JSON: the field that identifies a record; by default `id`, or else the line number."""
+    """JSON, CSV: the field that identifies a record; by default `id`, or else the line number."""
     failures: Path | None = None
     """Write records that fail to this file, as {"id", "error"}; by default to standard error, or next to --output."""
     overwrite: Annotated[bool, Parameter(negative="")] = False
@@ -57,8 +59,8 @@ class FileOptions:
     def __post_init__(self) -> None:
         if self.part_bytes < 1:
             raise UsageError(f"--part-bytes must be at least 1. Got {self.part_bytes}.")
-        if self.output is not None and (self.to == "text" or self.output.suffix == ".txt"):
-            raise UsageError("--output writes JSON lines. For lines of text, redirect standard output: > FILE.")
+        if self.output is not None and (self.to == "text" or self.output.suffix in (".txt", ".csv", ".tsv")):
+            raise UsageError("--output writes JSON lines: name it .jsonl. For lines of text: --to text > FILE.")
         if self.shard is not None and not re.fullmatch(r"\d+/\d+", self.shard):
             raise UsageError(f"--shard is k/n, such as 3/64. Got {self.shard!r}.")
         if self.ray_workers is None and (self.ray_address, self.ray_cpus, self.ray_gpus) != (None, 1, 0):

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from ..batch import Field, Record, Run
-from .errors import UsageError
+from ..batch import Record, Run
+from .errors import UsageError, as_options, one_line
 from .files import FileOptions
 from .generation_options import SearchOptions, TokenOptions, options_of
 from .list_options import TokenList
 from .model_options import ModelOptions, check_generation, load_task
 from .run_job import run_job
-from .tasks import Job, best_and_all
+from .tasks import Job, best_and_all, nonblank
 
 
 def fill(
@@ -52,9 +52,11 @@ def fill(
     if infill and targets is not None:
         raise UsageError("--targets is for single tokens, and not for --infill.")
     top_k = (1 if infill else 5) if top_k is None else top_k
+    if top_k < 1:
+        raise UsageError(f"--top-k must be at least 1. Got {top_k}.")
     options = dict(infill=infill, top_k=top_k, targets=targets, generation=generation)
     writes = ("sequence", "score", "spans") if infill else ("score", "sequence", "token", "token_str")
-    job = Job("fill", model, options, {"text": Field("text")}, (*writes, "results"), _text)
+    job = Job("fill", model, options, {"text": nonblank("text")}, (*writes, "results"), _text)
     return run_job(job, texts, files or FileOptions())
 
 
@@ -89,8 +91,11 @@ def load_filler(source: str, options: Mapping[str, Any]) -> Run:
     from ..text import MaskFiller
 
     task = load_task(MaskFiller, source, options["model"])
-    if options["top_k"] < 1:
-        raise UsageError(f"--top-k must be at least 1. Got {options['top_k']}.")
+    if options["targets"] is not None:
+        try:
+            task.target_ids(options["targets"])
+        except ValueError as error:
+            raise UsageError(as_options(one_line(error), frozenset({"targets"}))) from None
     if options["infill"]:
         beams = max(4, options["top_k"], task.model.generation_config.num_beams)
         check_generation(task, dict(num_beams=beams, num_return_sequences=options["top_k"]) | options["generation"])

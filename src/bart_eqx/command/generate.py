@@ -5,13 +5,17 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..batch import Field, Record, Run
+from ..batch import Record, Run
+from .errors import UsageError
 from .files import FileOptions
 from .generation_options import SamplingOptions, SearchOptions, TokenOptions, options_of
 from .list_options import TextList
 from .model_options import ModelOptions, check_generation, load_task
 from .run_job import run_job
-from .tasks import Job, best_and_all
+from .tasks import Job, best_and_all, nonblank
+
+
+_SEEDS = 2**32  # that are different keys of JAX
 
 
 def summarize(
@@ -52,7 +56,7 @@ def summarize(
         generation=options_of(search, sampling, tokens),
     )
     job = Job(
-        "summarize", model, options, {"text": Field("text")}, ("summary_text", "chunks"), lambda r: r["summary_text"]
+        "summarize", model, options, {"text": nonblank("text")}, ("summary_text", "chunks"), lambda r: r["summary_text"]
     )
     return run_job(job, texts, files or FileOptions(), stream=_stream)
 
@@ -93,7 +97,7 @@ def generate(
         generation=options_of(search, sampling, tokens),
     )
     writes = ("generated_text", "score", "results")
-    job = Job("generate", model, options, {"text": Field("text")}, writes, lambda r: r["generated_text"])
+    job = Job("generate", model, options, {"text": nonblank("text")}, writes, lambda r: r["generated_text"])
     return run_job(job, texts, files or FileOptions(), stream=_stream)
 
 
@@ -138,6 +142,8 @@ def load_generator(source: str, options: Mapping[str, Any]) -> Run:
 def _load(cls: Any, source: str, options: Mapping[str, Any]) -> GeneratedTexts:
     import jax
 
+    if options["seed"] is not None and not 0 <= options["seed"] < _SEEDS:
+        raise UsageError(f"--seed must be from 0 to {_SEEDS - 1}. Got {options['seed']}.")
     key = None if options["seed"] is None else jax.random.key(options["seed"])
     task = load_task(cls, source, options["model"], prefix=options["prefix"], **options["generation"])
     check_generation(task, task.generation_options | ({} if key is None else dict(key=key)))

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ..batch import RecordFormat, Run
+from ..batch.output import Output
 from ..convert.progress import progress_bar
 from ..process import INTERRUPTED, exit_on_interrupt
 from ..text.progress import no_progress
 from .errors import UsageError, as_options, one_line
 from .files import FileOptions
 from .inputs import input_of
-from .tasks import Job, load
+from .outputs import check_outputs
+from .tasks import Job, load, of_records
 from .text_output import TextOutput
 
 
@@ -41,6 +43,7 @@ def run_job(
         The exit status: 1 if a record has failed.
     """
     given = input_of(job, arguments, options)
+    check_outputs(given.file, options)
     if given.file is not None and options.output is not None:
         return _from_file_to_file(job, given.file, options.output, given.format, options)
     for name, value in (("--shard", options.shard), ("--ray-workers", options.ray_workers)):
@@ -51,8 +54,6 @@ def run_job(
     exit_on_interrupt("interrupted.")
     to_text = options.output is None and (options.to or given.form) == "text"
     alone = given.text is not None
-    if options.output is not None and options.output.exists() and not options.overwrite:
-        raise ValueError(f"{options.output} exists: choose another name, or replace it with --overwrite.")
     with given.open() as records:
         run = job.load()
         if stream and given.text is not None and to_text and sys.stdout.isatty() and stream(run, given.text):
@@ -64,7 +65,7 @@ def run_job(
                 aligned = given.form == "text" and not alone
                 lines = TextOutput(output, job.text, encoding=encoding, aligned=aligned)
             done, failed = run_stream(
-                run,
+                of_records(run),
                 records,
                 output if lines is None else cast(BinaryIO, lines),
                 format=given.format,
@@ -74,6 +75,8 @@ def run_job(
             )
             if lines is not None:
                 lines.end(done + failed)
+            if done + failed == 0:
+                print("the input has no records.", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -134,18 +137,22 @@ def _from_file_to_file(job: Job, file: Path, output: Path, format: RecordFormat,
             raise UsageError(f"--shard k/n counts from 0, so that k is less than n. Got {options.shard}.")
         shard = (index, count)
     size = file.stat().st_size
+    # Of a file that is one part, the bar shows the rows inside; of others, the parts.
+    bars = _progress(job.task, size), no_progress()
+    if size <= options.part_bytes:
+        bars = contextlib.nullcontext(lambda done, total: None), contextlib.nullcontext()
     try:
-        with Stop() as stop, _progress(job.task, file) as progress, no_progress():
+        with Stop() as stop, bars[0] as progress, bars[1]:
             if options.ray_workers is None:
                 before: dict[str, Any] = dict(shard=shard, before_part=stop.check, progress=progress)
-                report = run_file(job.load, file, output, **same, **before)
+                report = run_file(lambda: load(**job.arguments), file, output, **same, **before)
             else:
                 parts = lambda done, total: progress(size * done // total, size)
                 report = _on_ray(job, options, file, output, **same, before_wait=stop.check, progress=parts)
     except BatchError as error:
         raise ValueError(as_options(one_line(error), frozenset({"overwrite", "shard"}))) from None
     except KeyboardInterrupt:
-        print("interrupted: the same command continues from here.", file=sys.stderr)
+        print(_interrupted(Output(output.resolve()), options.part_bytes), file=sys.stderr)
         return INTERRUPTED
     print(_summary(report), file=sys.stderr)
     return 1 if report.failed else 0
@@ -177,9 +184,9 @@ def _summary(report: "Report") -> str:
 
 
 @contextlib.contextmanager
-def _progress(label: str, file: Path) -> Iterator[Callable[[int, int], object]]:
+def _progress(label: str, size: int) -> Iterator[Callable[[int, int], object]]:
     """A function that is called with the bytes that are done, and all bytes; it shows a bar on a terminal."""
-    with progress_bar(label, file.stat().st_size) as add:
+    with progress_bar(label, size) as add:
         before = 0
 
         def progress(done: int, total: int) -> None:
@@ -188,3 +195,13 @@ def _progress(label: str, file: Path) -> Iterator[Callable[[int, int], object]]:
             before = done
 
         yield progress
+
+
+def _interrupted(output: Output, part_bytes: int) -> str:
+    parts = output.parts_done() if output.folder.is_dir() else 0
+    if parts == 0:
+        return (
+            f"interrupted before a part was complete: the same command begins again. Parts have {part_bytes:,} bytes, "
+            "and smaller ones (--part-bytes) lose less."
+        )
+    return f"interrupted: {parts} parts are complete, and the same command goes on from there."

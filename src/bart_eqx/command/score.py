@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ..batch import Field, Record, Run
+from ..batch import Record, Run
+from .errors import UsageError, refuse_blank
 from .files import FileOptions
 from .model_options import ModelOptions, load_task
 from .run_job import run_job
-from .tasks import Job
+from .tasks import Job, nonblank
 
 
 def score(
@@ -40,10 +41,15 @@ def score(
         agg: The mean of their scores, or the largest.
         truncation: Drop the end of a text that the model has no positions for (--no-truncation makes it an error).
     """
+    refuse_blank(target=target)
+    if target is not None and targets_field is not None:
+        raise UsageError("Give --target or --targets-field, not both.")
+    if agg == "max" and targets_field is None:
+        raise UsageError("--agg is for several targets of a source: --targets-field.")
     if targets_field is not None:
-        reads = {"source": Field("source"), "targets": Field(targets_field, type="strings")}
+        reads = {"source": nonblank("source"), "targets": nonblank(targets_field, "strings")}
     else:
-        reads = {"source": Field("source")} | ({"target": Field(target_field)} if target is None else {})
+        reads = {"source": nonblank("source")} | ({"target": nonblank(target_field)} if target is None else {})
     options = dict(target=target, several=targets_field is not None, agg=agg, truncation=truncation)
     writes = ("score",) if targets_field is not None else ("score", "sum", "token_scores", "tokens")
     job = Job("score", model, options, reads, writes, lambda result: repr(result["score"]))

@@ -2,13 +2,14 @@
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from ..batch import Field, Run
+from ..batch import Failure, Field, Record, Run
 from .cache import keep_programs
 from .model_options import ModelOptions
+from .warning_lines import in_a_shell
 
 
 # The module and the function that loads each.
@@ -58,10 +59,10 @@ class Job:
 
     def load(self) -> Run:
         """The task, in this process."""
-        return load(**self.arguments)
+        return build(**self.arguments)
 
 
-def load(*, source: str, task: str, options: Mapping[str, Any], cache_dir: str | None = None) -> Run:
+def build(*, source: str, task: str, options: Mapping[str, Any], cache_dir: str | None = None) -> Run:
     """Build a task. This imports JAX, and turns its cache of compiled programs on.
 
     Args:
@@ -75,7 +76,31 @@ def load(*, source: str, task: str, options: Mapping[str, Any], cache_dir: str |
     return getattr(importlib.import_module(f"{__package__}.{module}"), name)(source, options)
 
 
+def load(**arguments: Any) -> Run:
+    """As `build`, for files: another process calls it by its name."""
+    return of_records(build(**arguments))
+
+
+def of_records(run: Run) -> Run:
+    """A task whose errors speak of the one record that has failed, and not of a list with one text."""
+
+    def run_and_name(records: Sequence[Record]) -> Sequence[Mapping[str, Any] | Failure]:
+        try:
+            return run(records)
+        except ValueError as error:
+            if len(records) > 1:
+                raise  # its halves are run
+            return [Failure(in_a_shell(str(error)))]
+
+    return run_and_name
+
+
 def best_and_all(results: list[Any]) -> dict[str, Any]:
     """The fields of the best result, and all of them as `results`."""
     fields = [dataclasses.asdict(each) for each in results]
     return {**fields[0], "results": fields}
+
+
+def nonblank(name: str, type: Literal["string", "strings"] = "string") -> Field:
+    """A field whose texts are not empty: what a model would say of nothing is made up."""
+    return Field(name, type, blank=False)

@@ -1,6 +1,7 @@
 """The options of `bart-eqx train`, those that all tasks share."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -23,7 +24,7 @@ _AT_LEAST_ONE = ("total_steps", "epochs", "batch_tokens", "micro", "max_shapes",
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainFiles:
     train: Path
-    """What is learned: a .jsonl file with an object on each line, or a .csv file with a header."""
+    """What is learned: a .jsonl file with an object on each line, or a .csv or .tsv file with a header."""
     validation: Path | None = None
     """The same, held out: the model with the best score on it is kept. Without it, the last one is."""
     output: Annotated[Path, Parameter(alias="-o")]
@@ -101,6 +102,9 @@ class TrainRecipe:
     """The rows of a micro-batch are a multiple of this; by default the number of devices that share them."""
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{option(name)} must be a number that is not negative. Got {value}.")
         for name in _AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and (value <= 0 or (name != "epochs" and value < 1)):
@@ -157,6 +161,8 @@ class TrainRun:
         for name in ("save_every", "keep", "evaluate_every", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise UsageError(f"{option(name)} must be at least 1. Got {value}.")
+        if self.seed >= 2**32:
+            raise UsageError(f"--seed must be less than {2**32}. Got {self.seed}.")
         for name in ("seed", "evaluation_records"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{option(name)} must not be negative. Got {getattr(self, name)}.")

@@ -49,6 +49,9 @@ from .train_settings import LOCK, check_folder, keep_settings
 from .train_signals import Interrupt
 
 
+_MANY_EPOCHS, _FEW_STEPS = 100, 100  # beyond which a run is hardly what somebody wants
+
+
 @dataclasses.dataclass(frozen=True)
 class Start:
     """What training starts from.
@@ -220,6 +223,8 @@ def run_training(
                 patience=run.patience,
             )
 
+        if first:
+            print(plan_line(len(task.examples), planned.steps, resolved, recipe), file=sys.stderr)
         with Interrupt() as interrupted, TrainProgress(resolved.total_steps, task.unit) as progress:
 
             def on_record(record: Mapping[str, Any]) -> None:
@@ -254,6 +259,21 @@ def run_training(
         stopped = f" (no better score in {run.patience} evaluations)" if outcome.stopped == "patience" else ""
         print(f"{folder / 'model'}: after {done} steps{stopped}{best}", file=sys.stderr)
     return 0
+
+
+def plan_line(records: int, steps: int, recipe: Recipe, given: TrainRecipe) -> str:
+    """How long a run will be, in a line, before it begins."""
+    epochs = recipe.total_steps / steps
+    line = (
+        f"{records:,} records, {steps:,} steps an epoch, {recipe.total_steps:,} steps in all: {epochs:,.1f} epochs. "
+        f"Learning rate {recipe.learning_rate:g} after {recipe.warmup_steps:,} steps."
+    )
+    if given.total_steps is None and given.epochs is None and epochs > _MANY_EPOCHS:
+        line += " These steps are those of the recipe, for a large file: --epochs 3 makes them fit this one."
+    elif recipe.total_steps < _FEW_STEPS and recipe.micro > 1:
+        line += f" They are few: --micro 1 makes more of them, of {recipe.batch_tokens:,} tokens instead of "
+        line += f"{recipe.micro * recipe.batch_tokens:,}."
+    return line
 
 
 def _mesh(options: TrainModel) -> Mesh | None:

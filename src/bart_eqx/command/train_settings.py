@@ -38,8 +38,10 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder that is not that of a run, before anything is written into it.
 
     Raises:
-        ValueError: if it has other files.
+        ValueError: if it is a file, or has other files.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: --output is a folder.")
     begun = {SETTINGS, LOCK}
     if folder.exists() and not (folder / RUN).exists() and any(path.name not in begun for path in folder.iterdir()):
         raise ValueError(f"{folder} has other files: train in another folder.")

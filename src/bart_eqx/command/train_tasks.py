@@ -1,9 +1,11 @@
 """The tasks of `bart-eqx train`: the examples, the loss and the scores of each."""
 
+import contextlib
 import functools
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ from ..model.sequence_classification import BartForSequenceClassification
 from ..parallel.processes import map_over_processes
 from ..text import Classifier, TextGenerator, accuracy, rouge
 from ..text.evaluation import column
+from ..text.progress import no_progress
 from ..training import (
     Denoiser,
     DenoisingConfig,
@@ -30,7 +33,7 @@ from ..training import (
     seq2seq_loss,
     single_label_loss,
 )
-from .errors import UsageError
+from .errors import UsageError, counting_from_one
 from .generation_options import SearchOptions
 from .model_options import check_generation
 from .train_options import TrainFiles, TrainModel, TrainRecipe, TrainRun
@@ -69,13 +72,17 @@ def train_seq2seq(
         max_target_length=target_length,
     )
     held_out = _validation(files.validation, run)
-    validation = None if held_out is None else examples_of(held_out)
+    with _of(files.validation):
+        validation = None if held_out is None else examples_of(held_out)
     texts, targets = ([record[field] for record in held_out or ()] for field in fields)
     if targets and score.startswith("rouge"):
-        rouge(targets, targets)  # what it refuses is refused before the first step
+        with no_progress(), _of(files.validation), counting_from_one():
+            rouge(targets, targets)  # what it refuses is refused before the first step
     generation = {"max_length": target_length + 1} | search.given()  # and the start token
     if "max_new_tokens" in generation:
         del generation["max_length"]
+    with _of(files.train):
+        examples = examples_of(_records(files.train, *fields))
 
     def load(**options: Any) -> Any:
         loaded = start.model(BartForConditionalGeneration, **options)
@@ -103,7 +110,7 @@ def train_seq2seq(
             score=score,
             **search.given(),
         ),
-        examples=examples_of(read_records(files.train)),
+        examples=examples,
         validation=validation,
         loss=_smoothed(base.label_smoothing),
         validation_loss=seq2seq_loss,
@@ -131,16 +138,19 @@ def train_classify(
     start = start_of(model)
     base = base_recipe(recipe, "mnli")
     text, pair, label = fields
-    records = list(read_records(files.train))
+    records = list(_records(files.train, *filter(None, [text, pair])))
+    if not records:
+        raise ValueError(f"{files.train} has no records.")
     kind: Any = problem_type or _problem_type(records, label)
     if kind == "regression":
         if labels is not None:
             raise UsageError("--labels are names of classes, and a regression has none.")
         names: list[str] = []
     else:
-        names = list(labels) if labels is not None else label_names(records, label)
+        with _of(files.train):
+            names = list(labels) if labels is not None else label_names(records, label)
     if kind == "single_label_classification" and len(names) < 2:
-        raise ValueError(f"Classes must be at least two. Got {', '.join(names) or 'none'}.")
+        raise ValueError(f"{files.train}: classes must be at least two. Got {', '.join(names)}.")
     length = _length("max_length", max_length, 1024, start)
     examples_of = functools.partial(
         classification_examples,
@@ -153,10 +163,13 @@ def train_classify(
         max_length=length,
     )
     held_out = _validation(files.validation, run)
-    validation = None if held_out is None else examples_of(held_out)
+    with _of(files.validation):
+        validation = None if held_out is None else examples_of(held_out)
     texts = [record[text] for record in held_out or ()]
     pairs = None if pair is None else [record[pair] for record in held_out or ()]
     golds = [np.atleast_1d(example["labels"]) for example in validation or ()]
+    with _of(files.train):
+        examples = examples_of(records)
 
     def scores(model: Any) -> dict[str, float]:
         function = {"single_label_classification": "softmax", "multi_label_classification": "sigmoid"}.get(kind, "none")
@@ -190,7 +203,7 @@ def train_classify(
         settings=dict(
             field=text, pair_field=pair, label_field=label, labels=names or None, problem_type=kind, max_length=length
         ),
-        examples=examples_of(records),
+        examples=examples,
         validation=validation,
         loss=loss,
         validation_loss=loss,
@@ -325,3 +338,29 @@ def _noised(
     if len(source) > most:  # one text in millions: its end is dropped
         source = np.append(source[: most - 1], source[-1:])
     return {"input_ids": source, "labels": target}
+
+
+def _records(path: Path, *texts: str) -> Iterator[dict[str, Any]]:
+    """The records of a file, and a warning if these fields of some are empty."""
+    empty: dict[str, list[int]] = {name: [] for name in texts}
+    number = 0
+    for number, record in enumerate(read_records(path), 1):
+        for name in texts:
+            if isinstance(value := record.get(name), str) and not value.strip():
+                empty[name].append(number)
+        yield record
+    for name, numbers in empty.items():
+        if numbers:
+            found = f"{len(numbers)} of {number} records have an empty {name!r}, the first is record {numbers[0]}"
+            print(f"warning: {path}: {found}.", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _of(path: Path | None) -> Iterator[None]:
+    """In errors of a block, records are those of a file."""
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: {error}") from None

@@ -46,6 +46,7 @@ class Classifier(AbstractTask):
     """Labels of a text or of a pair of texts, from a model that was fine-tuned on such labels."""
 
     heads = (BartForSequenceClassification,)
+    example = ", or train it: `bart-eqx train classify`"
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int32
 
 from .batches import plan_batches
+from .checks import subject
 from .progress import progress_of_rows
 from .tokenizer import Tokenizer
 from .tokens import Tokens, pad
@@ -56,6 +57,14 @@ class Engine:
         Raises:
             ValueError: as `Tokenizer.tokenize` does; with `truncation=False` if a text does not fit.
         """
+        if truncation is False:
+            rows = self.tokenizer.tokenize(texts, pairs, **options)
+            for row, *given in zip(rows, texts, *([] if pairs is None else [pairs]), strict=True):
+                if len(row) > self.max_length:
+                    raise ValueError(
+                        f"{subject(*given)} has {len(row)} tokens, and the model {self.max_length} positions: split it."
+                    )
+            return rows
         rows = self.tokenizer.tokenize(texts, pairs, max_length=self.max_length, truncation=truncation, **options)
         if dropped := [row.truncated for row in rows if row.truncated]:
             logger.warning(

@@ -66,8 +66,13 @@ def evaluate(
 
 
 def references_of(records: Sequence[Record], name: str, metric: Metric) -> list[Any]:
-    """The references of all records: texts, or for ROUGE also lists of texts."""
-    return column(records, name, str) if metric == "accuracy" else column(records, name, (str, list))
+    """The references of all records: texts and labels, or for ROUGE texts and lists of texts."""
+    return texts_of(records, name) if metric == "accuracy" else column(records, name, (str, list))
+
+
+def texts_of(records: Sequence[Record], name: str) -> list[str]:
+    """A field of all records: texts, or labels that are integers."""
+    return [str(value) for value in column(records, name, (str, int))]
 
 
 def compare(predictions: Sequence[str], references: Sequence[Any], metric: Metric) -> RougeOutput | AccuracyOutput:

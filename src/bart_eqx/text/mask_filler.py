@@ -125,7 +125,7 @@ class MaskFiller(AbstractTask):
         if isinstance(texts, str):
             return self([texts], top_k=top_k, targets=targets)[0]
         rows = self._rows(texts)
-        wanted = None if targets is None else self._target_ids(targets)
+        wanted = None if targets is None else self.target_ids(targets)
         top_k = min(top_k, self.model.config.vocab_size if wanted is None else len(wanted))
         if top_k < 1:
             raise ValueError(f"`top_k` must be at least 1. Got {top_k}.")
@@ -190,7 +190,15 @@ class MaskFiller(AbstractTask):
                 raise ValueError(f"Each text must contain {self._mask}. Got {quoted(text)}.")
         return rows
 
-    def _target_ids(self, targets: Sequence[str]) -> np.ndarray:
+    def target_ids(self, targets: Sequence[str]) -> np.ndarray:
+        """The ids of texts that are one token each, int32 `[targets]`.
+
+        Args:
+            targets: The texts. Within a sentence, a word starts with its space.
+
+        Raises:
+            ValueError: if one is not a single token; and as `Tokenizer` does.
+        """
         ids = []
         for row, target in zip(self.engine.tokenizer.tokenize(targets), targets, strict=True):
             (part,) = row.parts

@@ -74,8 +74,8 @@ class QuestionAnswerer(AbstractTask):
 
         Raises:
             FloatingPointError: if logits are NaN or infinite.
-            ValueError: if a question leaves no room for its context, a context is empty, or `question` and `context`
-                differ in length; and as `Tokenizer` does.
+            ValueError: if a question or a context is empty, a question leaves no room for its context, or `question`
+                and `context` differ in length; and as `Tokenizer` does.
         """
         if isinstance(question, str) != isinstance(context, str):
             raise ValueError("`question` and `context` must be two strings, or two lists of strings.")
@@ -83,7 +83,13 @@ class QuestionAnswerer(AbstractTask):
         contexts = [context] if isinstance(context, str) else context
         if top_k < 1 or max_answer_len < 1:
             raise ValueError(f"`top_k` and `max_answer_len` must be at least 1. Got {top_k} and {max_answer_len}.")
-        width = min(384 if max_seq_len is None else max_seq_len, self.engine.max_length)
+        if max_seq_len is not None and max_seq_len < 1:
+            raise ValueError(f"`max_seq_len` must be at least 1. Got {max_seq_len}.")
+        for asked, given in zip(questions, contexts, strict=False):
+            for name, text, other in (("question", asked, given), ("context", given, asked)):
+                if not text.strip():
+                    raise ValueError(f"The {name} for {quoted(other)} is empty.")
+        width = min(max_seq_len or 384, self.engine.max_length)
         stride = min(width // 2, 128) if doc_stride is None else doc_stride
         rows = self.engine.tokenizer.tokenize(questions, contexts)
         windows = [_windows(row, width, stride, asked) for row, asked in zip(rows, questions, strict=True)]
@@ -128,8 +134,6 @@ def _windows(row: Tokens, width: int, stride: int, asked: str) -> list[Tokens]:
         raise ValueError(
             f"The question {quoted(asked)} has {len(question)} tokens, and leaves its context no room in {width}."
         )
-    if not len(context):
-        raise ValueError(f"The context of the question {quoted(asked)} is empty.")
     if not 0 <= stride < room:
         raise ValueError(
             f"`doc_stride` must be less than the {room} tokens that the question leaves for a window. Got {stride}."

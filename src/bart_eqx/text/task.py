@@ -28,6 +28,9 @@ class AbstractTask(abc.ABC):
     advice: ClassVar[Mapping[str, str]] = {}
     """What to do with a model of another class, by the name of the class; by default, to choose another model."""
 
+    example: ClassVar[str] = ""
+    """Where such a model comes from, as the end of a sentence."""
+
     engine: Engine
     model: Any
 
@@ -55,7 +58,7 @@ class AbstractTask(abc.ABC):
 
     @classmethod
     def _advice(cls, name: str, kind: str) -> str:
-        return cls.advice.get(name, f"choose a {kind} that was trained for this task")
+        return cls.advice.get(name, f"choose a {kind} that was trained for this task{cls.example}")
 
     @classmethod
     def from_pretrained(

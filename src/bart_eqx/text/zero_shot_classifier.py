@@ -10,6 +10,7 @@ from beartype import beartype
 from ..lazy_beartype import CONF
 from ..model.sequence_classification import BartForSequenceClassification
 from .classifier import class_logits, softmax
+from .hypotheses import check_labels, check_template
 from .task import AbstractTask
 from .tokenizer import Tokenizer
 
@@ -30,6 +31,7 @@ class ZeroShotClassifier(AbstractTask):
     """
 
     heads = (BartForSequenceClassification,)
+    example = ", such as bart-large-mnli"
 
     def __init__(self, model: BartForSequenceClassification, tokenizer: Tokenizer, *, batch_tokens: int = 4096):
         """
@@ -98,12 +100,12 @@ class ZeroShotClassifier(AbstractTask):
             truncation: Drop the end of a text that the model has no positions for; `False` makes it an error.
 
         Raises:
-            ValueError: if there are no labels, or the template has no place for them; and as `Tokenizer` does.
+            ValueError: if there are no labels, one is empty or there twice, or the template has no place for them; and
+                as `Tokenizer` does.
         """
         texts = [text] if isinstance(text, str) else text
         each = _labels_of_each([labels] if isinstance(text, str) else labels, len(texts))
-        if hypothesis_template.format("") == hypothesis_template:
-            raise ValueError(f"`hypothesis_template` must contain {{}}. Got {hypothesis_template!r}.")
+        check_template(hypothesis_template)
         premises = [text for text, own in zip(texts, each, strict=True) for _ in own]
         hypotheses = [hypothesis_template.format(label) for own in each for label in own]
         rows = self.engine.tokenize(premises, hypotheses, truncation="only_first" if truncation else False)
@@ -130,6 +132,7 @@ def _labels_of_each(labels: Sequence[Any], count: int) -> list[list[str]]:
         raise TypeError("`labels` must be a list of strings, or for several texts a list of such lists.")
     if len(each) != count:
         raise ValueError(f"`labels` must have a list for each text. Got {len(each)} lists for {count} texts.")
-    if not all(each):
-        raise ValueError("Give at least one label.")
-    return [list(own) for own in each]
+    each = [list(own) for own in each]
+    for own in each[:1] if all(own == each[0] for own in each) else each:
+        check_labels(own)
+    return each

@@ -1,15 +1,18 @@
 """Examples for training: the token ids of records, which are the lines of a JSONL file or the rows of a CSV file."""
 
+import contextlib
 import csv
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..batch.records import MAX_LINE, read_objects
+from ..batch.lines import MAX_LINE
+from ..batch.records import read_objects
 
 
 if TYPE_CHECKING:
@@ -20,33 +23,39 @@ Example = Mapping[str, np.ndarray]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """transformers' `problem_type`."""
 _CHUNK = 1000  # records that are tokenised at once
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
     """The records of a file, one after the other.
 
     Args:
-        path: A `.jsonl` or `.ndjson` file, with a JSON object in each line, or a `.csv` file with a header.
+        path: A `.jsonl` or `.ndjson` file, with a JSON object in each line; or a `.csv` file with a header, or a `.tsv`
+            file, whose fields are between tabs.
 
     Raises:
         ValueError: if the file is of another kind, or a line is no record; the message has its number.
     """
     path = Path(path)
-    if path.suffix == ".csv":
-        return _read_rows(path)
-    if path.suffix not in (".jsonl", ".ndjson"):
-        raise ValueError(f"`path` must end in .jsonl, .ndjson or .csv. Got {path.name}.")
+    suffix = path.suffix.lower()
+    if suffix in _DELIMITERS:
+        return _read_rows(path, _DELIMITERS[suffix])
+    if suffix not in (".jsonl", ".ndjson"):
+        raise ValueError(f"{path} must end in .jsonl, .ndjson, .csv or .tsv, which says what it is.")
     return read_objects(path)
 
 
-def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _read_rows(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(MAX_LINE)  # that of Python is 131,072
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
         try:
+            names = [*(reader.fieldnames or ())]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"it has the column {twice[0]!r} twice")
             for record in reader:
                 if None in record or None in record.values():
-                    raise ValueError(f"it must have {len(reader.fieldnames or ())} fields")
+                    raise ValueError(f"it must have {len(names)} fields")
                 yield record
         except UnicodeDecodeError as error:
             raise ValueError(f"{path} is not UTF-8 ({error}).") from None
@@ -85,10 +94,11 @@ def seq2seq_examples(
     remaining = iter(records)
     while chunk := list(itertools.islice(remaining, _CHUNK)):
         texts, targets = (_texts(chunk, field, len(examples) + 1) for field in (source, target))
-        sides = (
-            tokenizer.tokenize(texts, max_length=max_source_length, prefix=prefix),
-            tokenizer.tokenize(targets, max_length=max_target_length),
-        )
+        with _numbered(len(examples) + 1):
+            sides = (
+                tokenizer.tokenize(texts, max_length=max_source_length, prefix=prefix),
+                tokenizer.tokenize(targets, max_length=max_target_length),
+            )
         for one, other in zip(*sides, strict=True):
             examples.append(
                 {"input_ids": np.array(one.input_ids, np.int32), "labels": np.array(other.input_ids, np.int32)}
@@ -164,7 +174,9 @@ def classification_examples(
     while chunk := list(itertools.islice(remaining, _CHUNK)):
         first = len(examples) + 1
         texts = _texts(chunk, text, first)
-        rows = tokenizer.tokenize(texts, None if pair is None else _texts(chunk, pair, first), max_length=max_length)
+        pairs = None if pair is None else _texts(chunk, pair, first)
+        with _numbered(first):
+            rows = tokenizer.tokenize(texts, pairs, max_length=max_length)
         for number, (record, row) in enumerate(zip(chunk, rows, strict=True), first):
             examples.append({"input_ids": np.array(row.input_ids, np.int32), "labels": target(record, number)})
     return examples
@@ -199,3 +211,13 @@ def _texts(records: list[Mapping[str, Any]], field: str, first: int) -> list[str
         if not isinstance(record.get(field), str):
             raise ValueError(f"Record {number} must have a text in its field {field!r}. Got {dict(record)!r:.100}.")
     return [record[field] for record in records]
+
+
+@contextlib.contextmanager
+def _numbered(first: int) -> Iterator[None]:
+    """In errors of the tokenizer, a text is a record of the file, whose number is `first` where its index is 0."""
+    try:
+        yield
+    except ValueError as error:
+        message = re.sub(r"^(?:texts|pairs)\[(\d+)\]", lambda m: f"Record {first + int(m[1])}", str(error))
+        raise ValueError(message) from None
