@@ -1,6 +1,6 @@
 """Fine-tune for summaries: from pairs of texts to a folder that bart_eqx and transformers load.
 
-    PYTHONPATH=. python -m examples.finetune_summarization run            # numbers: 1,500 steps at most
+    PYTHONPATH=. python -m examples.finetune_summarization run            # numbers: 1,000 steps at most
     PYTHONPATH=. python -m examples.finetune_summarization run pairs.csv  # or .jsonl, with `text` and `summary`
 
 The texts that are made here are lists of numbers, "17 402 9"; the summary of one is its largest number in words.
@@ -56,7 +56,7 @@ def made_pairs(count: int, seed: int) -> list[Pair]:
 
 
 def finetune(
-    folder: Path, pairs: Sequence[Pair], held_out: Sequence[Pair], *, source: str = "demo", steps: int = 1500
+    folder: Path, pairs: Sequence[Pair], held_out: Sequence[Pair], *, source: str = "demo", steps: int = 1000
 ) -> Training:
     """Train on `pairs`. The model with the best ROUGE-L on `held_out` is in `folder/model`."""
     tokenizer = Tokenizer.from_pretrained(source)
