@@ -56,10 +56,8 @@ def counting_from_one() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        message = re.sub(
-            r"\b(records|texts|references)\[(\d+)\]", lambda m: f"{_COUNTED[m[1]]} {int(m[2]) + 1}", str(error)
-        )
+        message = re.sub(r"\b(records|references)\[(\d+)\]", lambda m: f"{_COUNTED[m[1]]} {int(m[2]) + 1}", str(error))
         raise ValueError(message) from None
 
 
-_COUNTED = {"records": "record", "texts": "the text of record", "references": "the reference of record"}
+_COUNTED = {"records": "record", "references": "the reference of record"}

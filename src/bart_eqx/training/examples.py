@@ -1,10 +1,8 @@
 """Examples for training: the token ids of records, which are the lines of a JSONL file or the rows of a CSV file."""
 
-import contextlib
 import csv
 import itertools
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -94,11 +92,10 @@ def seq2seq_examples(
     remaining = iter(records)
     while chunk := list(itertools.islice(remaining, _CHUNK)):
         texts, targets = (_texts(chunk, field, len(examples) + 1) for field in (source, target))
-        with _numbered(len(examples) + 1):
-            sides = (
-                tokenizer.tokenize(texts, max_length=max_source_length, prefix=prefix),
-                tokenizer.tokenize(targets, max_length=max_target_length),
-            )
+        sides = (
+            tokenizer.tokenize(texts, max_length=max_source_length, prefix=prefix),
+            tokenizer.tokenize(targets, max_length=max_target_length),
+        )
         for one, other in zip(*sides, strict=True):
             examples.append(
                 {"input_ids": np.array(one.input_ids, np.int32), "labels": np.array(other.input_ids, np.int32)}
@@ -175,8 +172,7 @@ def classification_examples(
         first = len(examples) + 1
         texts = _texts(chunk, text, first)
         pairs = None if pair is None else _texts(chunk, pair, first)
-        with _numbered(first):
-            rows = tokenizer.tokenize(texts, pairs, max_length=max_length)
+        rows = tokenizer.tokenize(texts, pairs, max_length=max_length)
         for number, (record, row) in enumerate(zip(chunk, rows, strict=True), first):
             examples.append({"input_ids": np.array(row.input_ids, np.int32), "labels": target(record, number)})
     return examples
@@ -211,13 +207,3 @@ def _texts(records: list[Mapping[str, Any]], field: str, first: int) -> list[str
         if not isinstance(record.get(field), str):
             raise ValueError(f"Record {number} must have a text in its field {field!r}. Got {dict(record)!r:.100}.")
     return [record[field] for record in records]
-
-
-@contextlib.contextmanager
-def _numbered(first: int) -> Iterator[None]:
-    """In errors of the tokenizer, a text is a record of the file, whose number is `first` where its index is 0."""
-    try:
-        yield
-    except ValueError as error:
-        message = re.sub(r"^(?:texts|pairs)\[(\d+)\]", lambda m: f"Record {first + int(m[1])}", str(error))
-        raise ValueError(message) from None
