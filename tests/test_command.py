@@ -305,7 +305,7 @@ def test_a_table(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (gzip.compress(b"7\n"), "is compressed by gzip: unpack it"),
+        (gzip.compress(b"7\n", mtime=0), "is compressed by gzip: unpack it"),
         ("7\n".encode("utf-16"), "is UTF-16: convert it: iconv -f UTF-16 -t UTF-8"),
         (b"PK\x03\x04 and so on", "is a ZIP archive, as .xlsx and .docx files are"),
         (b'[\n  {"text": "7"}\n]', "is one JSON list, and JSON lines have an object on each line"),
