@@ -217,7 +217,8 @@ def check_bfloat16_training(model: Any, meshes: dict[str, Any]) -> None:
 
 
 def gathered_dtypes(program: Any) -> set[str]:
-    """Of a program that is divided over devices, before the passes for CPU, which gathers in float32."""
+    """The dtypes in which a program that is divided over devices gathers matrices, before the passes for CPU, which
+    gathers in float32. (The gradients of biases, which are vectors, are summed in float32.)"""
     jax.config.update("jax_enable_compilation_cache", False)  # what is found there is not compiled
     reset_cache()
     with tempfile.TemporaryDirectory() as folder:
@@ -225,7 +226,7 @@ def gathered_dtypes(program: Any) -> set[str]:
         (text,) = (file.read_text() for file in Path(folder).glob("*.after_spmd-partitioning.*"))
     jax.config.update("jax_enable_compilation_cache", True)
     reset_cache()
-    return set(re.findall(r"= \(?(\w+)\[[^=]*all-gather\(", text))
+    return set(re.findall(r"= \(?(\w+)\[\d+,[^=]*all-gather\(", text))
 
 
 def check_wrong_rows(mesh: Mesh) -> None:
