@@ -8,6 +8,8 @@ from .lines import MAX_LINE, decoded
 
 
 QUOTE = b'"'
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+"""Between two fields, by the ending of a file's name."""
 
 
 def joined_rows(lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:

@@ -71,12 +71,17 @@ class Scan:
                 # The newline that brings the part to its size.
                 missing = max(self._part_bytes - (end - start) - 1, 0)
                 newline = block.find(b"\n", position + missing)
-                while self._quoted and newline >= 0 and (quotes + block.count(QUOTE, position, newline)) % 2:
+                counted = position
+                while self._quoted and newline >= 0:
+                    quotes += block.count(QUOTE, counted, newline)
+                    counted = newline
+                    if quotes % 2 == 0:
+                        break
                     newline = block.find(b"\n", newline + 1)
                 stop = len(block) if newline < 0 else newline + 1
                 own.update(memoryview(block)[position:stop])
                 lines += block.count(b"\n", position, stop)
-                quotes += block.count(QUOTE, position, stop) if self._quoted else 0
+                quotes += block.count(QUOTE, counted, stop) if self._quoted else 0
                 end += stop - position
                 position = stop
                 if newline < 0:

@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
+from ..batch.csv_rows import DELIMITERS
 from .errors import UsageError
 
 
 # Arguments that look like these are names, also where there is no such file: it is missing.
 FILE_NAME = re.compile(r"\S+\.(jsonl|ndjson|json|csv|tsv|txt|md|html?|xml|gz|bz2|xz|zst|zip|parquet|xlsx?|docx?|pdf)")
-_FORMS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "csv"}
-DELIMITERS = {".tsv": "\t"}
+_FORMS = {".jsonl": "jsonl", ".ndjson": "jsonl"} | dict.fromkeys(DELIMITERS, "csv")
 # The first bytes, what begins with them, and how lines are made of it.
 _OTHER_KINDS = (
     (b"\x1f\x8b", "is compressed by gzip", "unpack it: gzip -dc FILE | bart-eqx ... --from jsonl"),

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from ..batch import Field, RecordFormat
-from ..batch.csv_rows import header_of
+from ..batch.csv_rows import DELIMITERS, header_of
 from .errors import UsageError
-from .file_kinds import DELIMITERS, FILE_NAME, check_first_bytes, form_of
+from .file_kinds import FILE_NAME, check_first_bytes, form_of
 from .files import FileOptions
 from .tasks import Job
 

@@ -82,7 +82,7 @@ def load(**arguments: Any) -> Run:
 
 
 def of_records(run: Run) -> Run:
-    """A task whose errors speak of the one record that has failed, and not of a list with one text."""
+    """A task that returns the `ValueError` of a single record as a `Failure`, with options as a shell has them."""
 
     def run_and_name(records: Sequence[Record]) -> Sequence[Mapping[str, Any] | Failure]:
         try:

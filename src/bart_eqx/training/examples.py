@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..batch.csv_rows import DELIMITERS
 from ..batch.lines import MAX_LINE
 from ..batch.records import read_objects
 
@@ -21,7 +22,6 @@ Example = Mapping[str, np.ndarray]
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 """transformers' `problem_type`."""
 _CHUNK = 1000  # records that are tokenised at once
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
 def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -36,8 +36,8 @@ def read_records(path: str | Path) -> Iterator[dict[str, Any]]:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix in _DELIMITERS:
-        return _read_rows(path, _DELIMITERS[suffix])
+    if suffix in DELIMITERS:
+        return _read_rows(path, DELIMITERS[suffix])
     if suffix not in (".jsonl", ".ndjson"):
         raise ValueError(f"{path} must end in .jsonl, .ndjson, .csv or .tsv, which says what it is.")
     return read_objects(path)
