@@ -94,7 +94,8 @@ def main() -> None:
                 file.write_text(json.dumps([texts[index] for index in own]))
                 for module, variant in VARIANTS[peer]:
                     cache = home / f"programs {name} {variant}"
-                    runs.append(Run(python, module, variant, folder, dict(workload, texts=str(file)), cache, own))
+                    command = (python, module, variant, folder, dict(workload, texts=str(file)))
+                    runs.append(Run(command, cache, own))
             record["searches"][name] = measure(runs, arguments.rounds)
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             results.write_text(json.dumps(record, indent=1) + "\n")
@@ -127,25 +128,17 @@ def padding(lengths: list[int]) -> float:
 class Run:
     """A peer, its records, and what was measured of it."""
 
-    def __init__(
-        self,
-        python: str,
-        module: str,
-        variant: str,
-        folder: Path,
-        workload: dict[str, Any],
-        cache: Path,
-        own: Sequence[int],
-    ):
-        self.command = (python, module, variant, folder, workload)
+    def __init__(self, command: tuple[str, str, str, Path, dict[str, Any]], cache: Path, own: Sequence[int]):
+        """`command` holds the first arguments of `Worker`."""
+        self.command = command
         self.kept = dict(
             JAX_COMPILATION_CACHE_DIR=str(cache),
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
             JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES="-1",
         )
         self.own = own
-        self.has_cache = module == "ours"
-        if module == "ctranslate2_peer":  # what it converts at its first start is not to be timed
+        self.has_cache = command[1] == "ours"
+        if command[1] == "ctranslate2_peer":  # what it converts at its first start is not to be timed
             self.started()[0].stop()
         self.worker, first, started = self.started()
         self.row: dict[str, Any] = dict(peer=self.worker.name, versions=started["versions"], first=first)
